@@ -1,0 +1,217 @@
+"""What the parts of an experiment promise each other; everything else depends on this and on nothing below it.
+
+Shape suffixes: B samples in a batch, C classes, K candidates (padded), P positions of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+TaskKind = Literal["multiclass", "binary", "candidates", "regression"]
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One thing that a student predicts.
+
+    `multiclass`: logits (B, C), target int64 (B,). `binary`: one logit (B,), target 0 or 1 (B,).
+    `candidates`: logits (B, K) or (B, P, K) with a mask of the same shape, target int64 (B,) or (B, P), -1 where a
+    position does not count. `regression`: prediction (B,), target float (B,).
+    """
+
+    name: str
+    kind: TaskKind
+    classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("acc", "f1")
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Samples fetched together. `index` (B,) holds the samples' positions in their split, so that a cached teacher
+    output can be looked up; `student` and `teacher` may be different views of the same samples."""
+
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        return Batch(
+            student=move(self.student),
+            teacher=move(self.teacher) if self.teacher is not self.student else move(self.student),
+            targets=move(self.targets),
+            index=self.index.to(device),
+        )
+
+
+@dataclass(kw_only=True)
+class StudentOutput:
+    """What a model returns, teacher or student: logits by task, features by name, auxiliary numbers by name
+    (each (B,)), and for `candidates` tasks the mask of real candidates, True where there is one."""
+
+    logits: dict[str, Tensor]
+    features: dict[str, Tensor] = field(default_factory=dict)
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class TeacherSignal:
+    """What the teacher says about a batch, in the student's label space; live and cached are the same to a loss.
+
+    `values[task]` are logits, or natural log-probabilities when `kind` says so, made at `temperature`.
+    """
+
+    values: dict[str, Tensor]
+    kind: Literal["logits", "log_probabilities"] = "logits"
+    temperature: float = 1.0
+    features: dict[str, Tensor] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
+class Progress(NamedTuple):
+    """How far training is, each in [0, 1]: both ends are reached, at the first and the last epoch (or step)."""
+
+    epoch: float
+    step: float
+
+
+@dataclass(kw_only=True)
+class LossTerms:
+    """The parts of one loss, by name: `parts` are batch means before weighting, `weights` what they were weighed by."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    weights: dict[str, float]
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a distillation loss is, so that the contract suite knows which checks it must pass."""
+
+    divergence: bool
+    uses_temperature: bool
+    relational: bool = False
+
+
+class Loss(Protocol):
+    """(student, signal) -> one float32 number per sample (B,), summed over tasks, T² included where `scale_tau2`."""
+
+    traits: Traits
+
+    def __call__(
+        self,
+        student: StudentOutput,
+        signal: TeacherSignal,
+        *,
+        tasks: tuple[TaskSpec, ...],
+        temperature: float,
+        scale_tau2: bool,
+    ) -> Tensor: ...
+
+
+class Schedule(Protocol):
+    """A pure function of progress in [0, 1]; `per` says whether it moves once an epoch or every step."""
+
+    per: Literal["epoch", "step"]
+
+    def __call__(self, progress: float) -> float: ...
+
+
+@runtime_checkable
+class Split(Protocol):
+    """One split, held in memory or mapped."""
+
+    clusters: np.ndarray
+    """Who belongs together (case, trip, event, task), one string per sample; intervals resample these."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: Tensor) -> Batch:
+        """The samples at these positions, fetched whole: no Python per sample."""
+        ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A data set with its splits. The constructor takes plain settings and does no work; `setup` reads the files."""
+
+    name: str
+    source: Literal["real", "synthetic"]
+    """Known after `setup`: what was asked as `auto` is one of the two by then."""
+    fingerprint: str
+    """A hash of all file contents read and of every setting that changes a batch; known after `setup`."""
+    tasks: tuple[TaskSpec, ...]
+    score: tuple[str, ...]
+    """The metrics (`task/metric`) whose mean is `val/score`."""
+    cluster: str
+    """What a cluster is, in one word: `case`, `trip`, `event`."""
+    deterministic: bool
+    """Whether a sample is the same whenever it is fetched; if not, teacher outputs cannot be cached."""
+
+    def setup(self, seed: int, progress: ProgressReport | None = None) -> None:
+        """Reads and validates all files. `seed` is `data.seed`: it drives a generator or a subset draw.
+
+        Raises DataError naming file and record.
+        """
+        ...
+
+    def split(self, name: SplitName) -> Split: ...
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model needs to know of the data, by constructor argument name (`tasks`, `vocabulary_size`, ...)."""
+        ...
+
+    def inspect(self) -> dict[str, Any]:
+        """Counts, label tables and dirt for `data action=inspect`; plain values only."""
+        ...
+
+    def generate(self, root: Path, seed: int, progress: ProgressReport | None = None) -> None:
+        """Writes the synthetic stand-in to `root`, in the real on-disk format."""
+        ...
+
+
+class ProgressReport(Protocol):
+    """Called as work goes on: what is being done, how much is done, how much there is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A teacher or a student. `version` is raised by hand when the same settings would build a different model."""
+
+    version: int
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> StudentOutput: ...
+
+
+class Trial(Protocol):
+    """What a run needs of a sweep."""
+
+    def report(self, step: int, value: float) -> None: ...
+
+    def should_prune(self) -> bool: ...
+
+
+EpochReport = Callable[[int, Mapping[str, float]], None]
+"""Called after each epoch with its number (from 1) and its logged values."""
