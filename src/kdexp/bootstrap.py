@@ -1,0 +1,266 @@
+"""Metrics of saved predictions, and intervals for them that resample whole clusters.
+
+Samples of one case (trip, event, task) resemble each other, so an interval over samples is too narrow: clusters are
+drawn with replacement instead, and every metric is recomputed on each draw. One function computes the point estimate
+(every cluster once) and all draws (every cluster as often as drawn), so both follow the same rules.
+
+The rules: macro F1, precision and recall average over the classes that occur in truth or prediction, an undefined
+precision or recall of such a class counting 0; AUC is Mann-Whitney (ties count one half), one class against the rest,
+averaged over the classes that occur in the truth. A metric that is undefined on a split is left out.
+
+Shape suffixes: N samples, G clusters, R resamples, C classes, T distinct scores, X columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdexp.contracts import TaskKind, TaskSpec
+from kdexp.errors import ConfigError, DataError
+from kdexp.predictions import Predictions, class_labels, task_arrays
+
+METRICS: Mapping[TaskKind, tuple[str, ...]] = {
+    "multiclass": ("acc", "f1", "prec", "rec", "auc"),
+    "binary": ("acc", "f1", "prec", "rec", "auc"),
+    "candidates": ("acc",),
+    "regression": ("mae", "rmse"),
+}
+"""The metrics that each kind of task has. A candidate's number means nothing across samples, hence no F1 there."""
+
+_CHUNK_ELEMENTS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A percentile interval of one metric on one split, and what it was computed from.
+
+    `n_resamples` counts the draws on which the metric was defined.
+    """
+
+    low: float
+    high: float
+    level: float
+    n: int
+    n_clusters: int
+    n_resamples: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the record."""
+        return asdict(self)
+
+
+def check_metrics(tasks: Sequence[TaskSpec], score: Sequence[str]) -> None:
+    """Raises ConfigError, with all misfits at once, where a task asks for a metric that its kind does not have or the
+    score names something that no task reports."""
+    problems = [
+        f"task {task.name}: unknown metric {metric!r}; a {task.kind} task has {', '.join(METRICS[task.kind])}"
+        for task in tasks
+        for metric in task.metrics
+        if metric not in METRICS[task.kind]
+    ]
+    reported = [f"{task.name}/{metric}" for task in tasks for metric in task.metrics]
+    problems += [
+        f"score: unknown metric {name!r}; the tasks report {', '.join(reported)}"
+        for name in score
+        if name not in reported
+    ]
+    problems += [
+        f"score: {name} is an error, smaller is better, and the score is maximised; use another metric"
+        for name in score
+        if name in reported and name.rpartition("/")[2] in METRICS["regression"]
+    ]
+    if not score:
+        problems.append(f"score: names no metric; the tasks report {', '.join(reported)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def metrics(predictions: Predictions, tasks: Sequence[TaskSpec], score: Sequence[str]) -> dict[str, float]:
+    """Every metric of every task as `task/metric`, and `score`, the mean of the score's metrics.
+
+    A metric that is undefined here (AUC with one class in the truth) is left out; where the score needs it, DataError.
+    """
+    cluster_N, n_clusters = _cluster_numbers(predictions)
+    values = _evaluate(predictions, tasks, score, cluster_N, np.ones((1, n_clusters)))
+    defined = {name: float(value_R[0]) for name, value_R in values.items() if not np.isnan(value_R[0])}
+    check_score_defined(defined, score, predictions.origin, len(predictions))
+    return defined
+
+
+def cluster_bootstrap(
+    predictions: Predictions,
+    tasks: Sequence[TaskSpec],
+    score: Sequence[str],
+    *,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """A percentile interval for each metric that `metrics` reports, `score` included.
+
+    Draws on which a metric is undefined are left out of its interval. Raises DataError when there is one cluster only,
+    ValueError when `level` is not inside (0, 1) or `n_resamples` is not positive.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level=}")
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be positive, got {n_resamples=}")
+    point = metrics(predictions, tasks, score)
+    cluster_N, n_clusters = _cluster_numbers(predictions)
+    if n_clusters < 2:
+        raise DataError(
+            f"{predictions.origin}: all {len(predictions)} samples belong to one cluster "
+            f"({predictions.cluster[0]!s}), so there is nothing to resample; an interval needs two or more"
+        )
+    generator = np.random.default_rng(seed)
+    rows_per_chunk = max(1, _CHUNK_ELEMENTS // len(predictions))
+    chunks = []
+    for start in range(0, n_resamples, rows_per_chunk):
+        counts_RG = _draw_counts(generator, min(rows_per_chunk, n_resamples - start), n_clusters)
+        chunks.append(_evaluate(predictions, tasks, score, cluster_N, counts_RG))
+    intervals = {}
+    for name in point:
+        value_R = np.concatenate([chunk[name] for chunk in chunks])
+        value_R = value_R[~np.isnan(value_R)]
+        if len(value_R) == 0:
+            raise DataError(f"{predictions.origin}: {name} is undefined on all {n_resamples} resamples; draw more")
+        low, high = np.quantile(value_R, [(1 - level) / 2, (1 + level) / 2])
+        intervals[name] = Interval(
+            low=float(low),
+            high=float(high),
+            level=level,
+            n=len(predictions),
+            n_clusters=n_clusters,
+            n_resamples=len(value_R),
+            seed=seed,
+        )
+    return intervals
+
+
+def check_score_defined(defined: Mapping[str, float], score: Sequence[str], origin: str, n: int) -> None:
+    """Raises DataError where a metric that the score needs is undefined on a split."""
+    undefined = [name for name in score if name not in defined]
+    if undefined:
+        raise DataError(
+            f"{origin}: the score needs {', '.join(undefined)}, undefined on these {n} samples "
+            "(AUC needs two classes in the truth, accuracy a position that counts); use a larger split"
+        )
+
+
+def _cluster_numbers(predictions: Predictions) -> tuple[np.ndarray, int]:
+    """Each sample's cluster as a number from 0, and how many clusters there are."""
+    names, number_N = np.unique(predictions.cluster, return_inverse=True)
+    return number_N.reshape(-1), len(names)
+
+
+def _draw_counts(generator: np.random.Generator, n_rows: int, n_clusters: int) -> np.ndarray:
+    """(R, G): how often each cluster comes up when as many clusters as there are get drawn with replacement."""
+    drawn_RG = generator.integers(0, n_clusters, size=(n_rows, n_clusters))
+    drawn_RG += np.arange(n_rows)[:, None] * n_clusters
+    return np.bincount(drawn_RG.reshape(-1), minlength=n_rows * n_clusters).reshape(n_rows, n_clusters).astype(float)
+
+
+def _evaluate(
+    predictions: Predictions,
+    tasks: Sequence[TaskSpec],
+    score: Sequence[str],
+    cluster_N: np.ndarray,
+    counts_RG: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Every metric and the score, (R,) each, with each cluster counted as often as `counts_RG` says; NaN: undefined."""
+    check_metrics(tasks, score)
+    values = {}
+    for task in tasks:
+        made = _task_metrics(predictions, task, cluster_N, counts_RG)
+        values.update({f"{task.name}/{metric}": made[metric] for metric in task.metrics})
+    values["score"] = np.mean([values[name] for name in score], axis=0)
+    return values
+
+
+def _task_metrics(
+    predictions: Predictions, task: TaskSpec, cluster_N: np.ndarray, counts_RG: np.ndarray
+) -> dict[str, np.ndarray]:
+    logits, target = task_arrays(predictions, task)
+    if task.kind == "regression":
+        error_N = logits - target
+        sums_RX = counts_RG @ _per_cluster(np.stack([np.abs(error_N), error_N**2, np.ones_like(error_N)], 1), cluster_N)
+        return {"mae": sums_RX[:, 0] / sums_RX[:, 2], "rmse": np.sqrt(sums_RX[:, 1] / sums_RX[:, 2])}
+    truth_M, predicted_M = class_labels(predictions, task)
+    if task.kind == "candidates":
+        right = np.zeros((len(predictions), 2))
+        rows_M = np.nonzero(target >= 0)[0]
+        np.add.at(right, rows_M, np.stack([truth_M == predicted_M, np.ones_like(truth_M)], 1).astype(float))
+        right_RX = counts_RG @ _per_cluster(right, cluster_N)
+        return {"acc": _ratio(right_RX[:, 0], right_RX[:, 1], np.nan)}
+    eye_CC = np.eye(2 if task.kind == "binary" else logits.shape[-1])
+    true_NC, predicted_NC = eye_CC[truth_M], eye_CC[predicted_M]
+    sums_G = _per_cluster(np.concatenate([true_NC, predicted_NC, true_NC * predicted_NC], 1), cluster_N)
+    made = _label_metrics(*np.split(counts_RG @ sums_G, 3, axis=1))
+    if "auc" in task.metrics:
+        made["auc"] = _macro_auc(class_scores(logits), truth_M, counts_RG[:, cluster_N])
+    return made
+
+
+def _per_cluster(values_NX: np.ndarray, cluster_N: np.ndarray) -> np.ndarray:
+    """(G, X): the sum over each cluster's samples."""
+    sums_GX = np.zeros((cluster_N.max() + 1, values_NX.shape[1]))
+    np.add.at(sums_GX, cluster_N, values_NX)
+    return sums_GX
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray:
+    """above / below, and `otherwise` where below is zero."""
+    return np.divide(above, below, out=np.full(below.shape, otherwise), where=below > 0)
+
+
+def _label_metrics(true_RC: np.ndarray, predicted_RC: np.ndarray, hit_RC: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy and the macro metrics from how often each class is true, predicted, and both."""
+    occurs_RC = true_RC + predicted_RC > 0
+    by_class = {
+        "f1": _ratio(2 * hit_RC, true_RC + predicted_RC, 0.0),
+        "prec": _ratio(hit_RC, predicted_RC, 0.0),
+        "rec": _ratio(hit_RC, true_RC, 0.0),
+    }
+    made = {name: (value_RC * occurs_RC).sum(1) / occurs_RC.sum(1) for name, value_RC in by_class.items()}
+    return {"acc": hit_RC.sum(1) / true_RC.sum(1), **made}
+
+
+def class_scores(logits: np.ndarray) -> np.ndarray:
+    """(N, C): log-odds of each class against the rest, for ranking: the order of the softmax probabilities without
+    their ties near 0 and 1. A binary logit (N,) becomes the two columns (-logit, logit).
+
+    Rounded to nine decimals, so that the same logits in another order tie in spite of rounding in the sum.
+    """
+    if logits.ndim == 1:
+        return np.stack([-logits, logits], 1)
+    columns = []
+    for number in range(logits.shape[1]):
+        others = np.delete(logits, number, axis=1)
+        columns.append(logits[:, number] - (np.logaddexp.reduce(others, axis=1) if others.shape[1] else 0.0))
+    return np.stack(columns, 1).round(9)
+
+
+def _macro_auc(scores_NC: np.ndarray, truth_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """(R,): AUC of each class against the rest, averaged over the classes in the truth; NaN with one class only."""
+    auc_RC = np.stack(
+        [_auc(scores_NC[:, number], truth_N == number, weights_RN) for number in np.unique(truth_N)], axis=1
+    )
+    defined_RC = ~np.isnan(auc_RC)
+    return _ratio(np.where(defined_RC, auc_RC, 0.0).sum(1), defined_RC.sum(1).astype(float), np.nan)
+
+
+def _auc(score_N: np.ndarray, positive_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """(R,): the weighted share of (positive, negative) pairs in the right order, ties counting one half."""
+    order = np.argsort(score_N, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(score_N[order]) > 0]))
+    sorted_RN = weights_RN[:, order]
+    positive_RT = np.add.reduceat(sorted_RN * positive_N[order], starts, axis=1)
+    negative_RT = np.add.reduceat(sorted_RN * ~positive_N[order], starts, axis=1)
+    below_RT = np.cumsum(negative_RT, axis=1) - negative_RT
+    wins_R = (positive_RT * (below_RT + negative_RT / 2)).sum(1)
+    return _ratio(wins_R, positive_RT.sum(1) * negative_RT.sum(1), np.nan)

@@ -1,0 +1,164 @@
+"""The command line: takes the verb off, leaves the rest to Hydra, and turns errors into sentences and exit codes.
+
+Nothing heavy is imported here: `--help` and `--cfg` answer without torch, Lightning, wandb or Optuna.
+Exit codes: 0 done, 1 failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+VERBS = {
+    "train": "train a teacher, distil it into a student, evaluate both (the default verb)",
+    "evaluate": "a finished run on one split: run=RUN_DIR split=test",
+    "data": "look at, make or get a data set: action=inspect | generate | fetch",
+    "check": "list every mistake in a training configuration, run nothing",
+}
+_OPTIONS_WITH_VALUE = {
+    "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c",
+    "--experimental-rerun",
+}  # fmt: skip
+_OPTIONS_THAT_SHOW = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc"}
+
+
+def main() -> None:
+    """The console script `kdexp` and `python -m kdexp`."""
+    arguments = sys.argv[1:]
+    if _is_completion(arguments):
+        _complete_verb(arguments)
+    verb, rest = split_verb(arguments)
+    if verb is None and {"--help", "-h"} & set(rest):
+        sys.stdout.write(help_text())
+        return
+    verb = verb or "train"
+    if verb not in VERBS:
+        _stop(2, f"unknown verb {verb!r}; there are: {', '.join(VERBS)}")
+    if verb == "train":
+        rest = _with_saved_choices(rest)
+    sys.argv = [sys.argv[0], *_with_multirun(rest)]
+    _run_hydra(verb)
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The first bare word and everything else; options keep their values."""
+    skip = False
+    for position, word in enumerate(arguments):
+        if skip:
+            skip = False
+        elif word in _OPTIONS_WITH_VALUE:
+            skip = True
+        elif "=" not in word and not word.startswith(("-", "+", "~")):
+            return word, [*arguments[:position], *arguments[position + 1 :]]
+    return None, list(arguments)
+
+
+def help_text() -> str:
+    """What `--help` prints without a verb."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb.ljust(width)}  {line}" for verb, line in VERBS.items()]
+    return "\n".join(
+        [
+            "kdexp [VERB] [KEY=VALUE ...] [OPTION ...]",
+            "",
+            *lines,
+            "",
+            "kdexp VERB --help lists the verb's config groups and settings; --cfg job shows the composed configuration,",
+            "-m runs several values (seed=1,2,3), -cn and -cd take configurations of your own.",
+            "Example: python -m kdexp train dataset=medpix with_no_kd=true",
+            "",
+        ]
+    )
+
+
+def config_directory() -> Path:
+    """The checkout's `conf/` where there is one, else the copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1] / "conf"
+    is_checkout = package.parent.name == "src" and (checkout / "train.yaml").is_file()
+    return checkout if is_checkout else package / "conf"
+
+
+def _with_multirun(arguments: list[str]) -> list[str]:
+    """Adds `--multirun` to a search, and drops it where only something is shown: Hydra refuses both together."""
+    multirun = {"-m", "--multirun"}
+    if _OPTIONS_THAT_SHOW & set(arguments):
+        return [word for word in arguments if word not in multirun]
+    is_search = any(word.startswith("hparams_search=") and word != "hparams_search=null" for word in arguments)
+    return [*arguments, "--multirun"] if is_search and not multirun & set(arguments) else arguments
+
+
+def _with_saved_choices(arguments: list[str]) -> list[str]:
+    """For `resume=` and `from_run=`: the saved run's group choices come first, and `resume` works in its folder."""
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key in ("resume", "from_run") and value not in ("", "null"):
+            from kdexp.errors import KdexpError
+            from kdexp.saved import saved_choices
+
+            try:
+                choices = saved_choices(Path(value))
+            except KdexpError as error:
+                _stop(2, str(error))
+            given = {other.partition("=")[0] for other in arguments}
+            words = [f"{group}={name}" for group, name in choices.items() if group not in given]
+            folder = [f"hydra.run.dir={shlex.quote(value)}"] if key == "resume" else []
+            return [*words, *folder, *arguments]
+    return arguments
+
+
+def _run_hydra(verb: str) -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from kdexp import verbs
+    from kdexp.check import execution_whitelist
+    from kdexp.errors import KdexpError
+
+    full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise here instead of Hydra's own exit
+    run = hydra.main(
+        config_path=str(config_directory()), config_name=verb, execution_whitelist=execution_whitelist()
+    )(getattr(verbs, verb))
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(2, *verbs.composition_problems(verb, sys.argv[1:], error))
+    except KdexpError as error:
+        _stop(2, *str(error).split("\n"))
+    except KeyboardInterrupt:
+        _stop(1, "interrupted")
+    finally:
+        if full_error == "1":
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _stop(code: int, *sentences: str) -> NoReturn:
+    for sentence in sentences:
+        sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(code)
+
+
+def _is_completion(arguments: Sequence[str]) -> bool:
+    return bool({"-sc", "--shell-completion"} & set(arguments)) and any(w.startswith("query=") for w in arguments)
+
+
+def _complete_verb(arguments: list[str]) -> None:
+    """Prints the verbs for the first word of a Tab, and hides the verb from Hydra for the others."""
+    line = os.environ.get("COMP_LINE", "")
+    program, _, typed = line.partition(" ")
+    words = typed.split()
+    if len(words) <= 1 and not typed.endswith(" ") and "=" not in typed:
+        matching = [verb for verb in VERBS if verb.startswith(typed)]
+        if matching:
+            print("\n".join(matching))
+    if words and words[0] in VERBS and (len(words) > 1 or typed.endswith(" ")):
+        rest = typed.split(words[0], 1)[1].lstrip()
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+        sys.argv = [sys.argv[0], words[0], *arguments]
+        arguments.insert(0, words[0])

@@ -1,0 +1,1 @@
+"""The mathematics of distillation: losses, schedules, and the objective that weighs them."""

@@ -1,0 +1,74 @@
+"""KL(teacher ‖ student) at a temperature: Hinton, Vinyals and Dean, arXiv:1503.02531.
+
+Shape suffixes: B samples, P positions of a sample, K classes or candidates.
+Bx is (B,) or (B, P), BxK is (B, K) or (B, P, K).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdexp.contracts import StudentOutput, TaskSpec, TeacherSignal, Traits
+from kdexp.distill.losses import declares
+from kdexp.distill.losses.log_probabilities import candidate_mask, log_probabilities, mean_over_positions, widen
+from kdexp.errors import ConfigError
+
+
+@declares(Traits(divergence=True, uses_temperature=True))
+def kl(
+    student: StudentOutput,
+    signal: TeacherSignal,
+    *,
+    tasks: tuple[TaskSpec, ...],
+    temperature: float,
+    scale_tau2: bool,
+) -> Tensor:
+    """Σ_tasks Σ_k q_k (log q_k - log p_k), with q = softmax(z / T), p = softmax(s / T); times T² where `scale_tau2`.
+
+    z are the teacher's logits, s the student's. Float32 (B,); for a task with positions, the mean over those that have
+    a candidate (one candidate alone gives 0). Gradient: (p - q) / T to the student, none to the teacher.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature=}")
+    per_task = torch.stack([_of_task(student, signal, task, temperature) for task in tasks]).sum(dim=0)
+    return per_task * temperature**2 if scale_tau2 else per_task
+
+
+def _of_task(student: StudentOutput, signal: TeacherSignal, task: TaskSpec, temperature: float) -> Tensor:
+    _check(student, signal, task)
+    mask_BxK = candidate_mask(student, task)
+    student_BxK = log_probabilities(widen(student.logits[task.name]) / temperature, task, mask_BxK)
+    teacher_BxK = log_probabilities(_teacher_logits(signal, task) / temperature, task, mask_BxK)
+    counted_Bx = None if mask_BxK is None else mask_BxK.any(dim=-1)
+    return mean_over_positions(divergence(teacher_BxK, student_BxK), counted_Bx)
+
+
+def divergence(log_q_BxK: Tensor, log_p_BxK: Tensor) -> Tensor:
+    """Σ_k q_k (log q_k - log p_k) over the last axis, where q_k = 0 adds nothing."""
+    q_BxK = log_q_BxK.exp()
+    return (q_BxK * (log_q_BxK - log_p_BxK).where(q_BxK != 0, 0.0)).sum(dim=-1)
+
+
+def _teacher_logits(signal: TeacherSignal, task: TaskSpec) -> Tensor:
+    """The teacher's logits at temperature 1, up to a constant that no softmax sees.
+
+    Log-probabilities are logits already, except for a lone log p(y = 1): its logit is log p - log(1 - p).
+    """
+    values = widen(signal.values[task.name].detach())
+    if signal.kind == "log_probabilities" and task.kind == "binary":
+        values = values - (-values.expm1()).log()
+    return values * signal.temperature
+
+
+def _check(student: StudentOutput, signal: TeacherSignal, task: TaskSpec) -> None:
+    if task.kind == "regression":
+        raise ConfigError(f"distill has a KL part, but the task {task.name!r} is a regression: use distill=none")
+    if task.name not in signal.values:
+        raise ValueError(f"the teacher says nothing about task {task.name!r}, only about {sorted(signal.values)}")
+    student_shape, teacher_shape = student.logits[task.name].shape, signal.values[task.name].shape
+    if student_shape != teacher_shape:
+        raise ValueError(
+            f"task {task.name!r}: the student's logits are {tuple(student_shape)}, "
+            f"the teacher's are {tuple(teacher_shape)}; both must lie in the student's label space"
+        )

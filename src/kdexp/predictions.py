@@ -1,0 +1,156 @@
+"""What a model said on one split: the predictions file of a run, and what may be read off it. numpy only.
+
+Nothing in the file is pickled: `index` int64 (N,), `cluster` unicode (N,), and by task `logits.<task>`,
+`target.<task>` and, for candidates, `mask.<task>`.
+
+Shape suffixes: N samples, C classes, P positions of a sample, K candidates, M samples or positions that count.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdexp.contracts import TaskSpec
+from kdexp.errors import DataError
+from kdexp.records import written_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model said on one split: `index` (N,), `cluster` (N,), and by task logits, targets and candidate masks.
+
+    Logits are (N, C) for multiclass, (N,) for binary and regression, (N, K) or (N, P, K) for candidates, where a mask
+    of the same shape says which candidates are real. Raises DataError where lengths differ or a number is not finite.
+    """
+
+    index: np.ndarray
+    cluster: np.ndarray
+    logits: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    origin: str = "predictions"
+    """What an error calls these: the file they came from."""
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0:
+            raise DataError(f"{self.origin} holds no samples")
+        if set(self.logits) != set(self.targets):
+            raise DataError(
+                f"{self.origin} has logits for {sorted(self.logits)} but targets for {sorted(self.targets)}"
+            )
+        for name, values in self._arrays().items():
+            if len(values) != len(self.index):
+                raise DataError(f"{self.origin}: {name} has {len(values)} samples, index has {len(self.index)}")
+        for task, logits in self.logits.items():
+            self._check_finite(task, logits)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Reads a predictions file; nothing in it is unpickled."""
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; evaluate the run to write it") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is not a predictions file ({error}); evaluate the run again") from None
+        missing = {"index", "cluster"} - set(arrays)
+        if missing:
+            raise DataError(f"{path} lacks {', '.join(sorted(missing))}; evaluate the run again")
+        return cls(
+            index=arrays["index"],
+            cluster=arrays["cluster"],
+            logits=_by_task(arrays, "logits."),
+            targets=_by_task(arrays, "target."),
+            masks={task: mask.astype(bool) for task, mask in _by_task(arrays, "mask.").items()},
+            origin=str(path),
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        with written_whole(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **self._arrays())
+
+    def _arrays(self) -> dict[str, Any]:
+        """Every array under its name in the file."""
+        named = {"index": self.index, "cluster": np.asarray(self.cluster, dtype=str)}
+        for prefix, group in (("logits.", self.logits), ("target.", self.targets), ("mask.", self.masks)):
+            named.update({prefix + task: values for task, values in group.items()})
+        return named
+
+    def _check_finite(self, task: str, logits: np.ndarray) -> None:
+        """Every logit of a real candidate or class is a number."""
+        mask = self.masks.get(task)
+        if mask is not None and mask.shape != logits.shape:
+            raise DataError(f"{self.origin}: mask.{task} has the shape {mask.shape}, logits.{task} has {logits.shape}")
+        bad = ~np.isfinite(logits) if mask is None else ~np.isfinite(logits) & mask
+        if bad.any():
+            first = int(self.index[np.argwhere(bad)[0][0]])
+            raise DataError(f"{self.origin}: logits.{task} is not finite at sample {first}")
+
+
+def task_arrays(predictions: Predictions, task: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The task's logits (float64) and targets. Raises DataError where they do not fit the task."""
+    if task.name not in predictions.logits:
+        raise DataError(
+            f"{predictions.origin} holds no task {task.name!r}, only {', '.join(sorted(predictions.logits)) or 'none'}"
+        )
+    logits, target = predictions.logits[task.name].astype(np.float64), predictions.targets[task.name]
+    n_axes = {"multiclass": 2, "binary": 1, "regression": 1, "candidates": target.ndim + 1}[task.kind]
+    if logits.ndim != n_axes or logits.shape[: target.ndim] != target.shape:
+        raise DataError(
+            f"{predictions.origin}: a {task.kind} task does not fit logits.{task.name} {logits.shape} "
+            f"with target.{task.name} {target.shape}"
+        )
+    if task.kind == "regression":
+        if not np.isfinite(target).all():
+            first = int(predictions.index[np.flatnonzero(~np.isfinite(target))[0]])
+            raise DataError(f"{predictions.origin}: target.{task.name} is not finite at sample {first}")
+        return logits, target.astype(np.float64)
+    _check_targets(predictions, task, logits, target)
+    return logits, target
+
+
+def _check_targets(predictions: Predictions, task: TaskSpec, logits: np.ndarray, target: np.ndarray) -> None:
+    where = f"{predictions.origin}: target.{task.name}"
+    if task.kind == "candidates":
+        if task.name not in predictions.masks:
+            raise DataError(f"{predictions.origin} lacks mask.{task.name}")
+        mask, counts = predictions.masks[task.name], target >= 0
+        inside = target < logits.shape[-1]
+        chosen = np.take_along_axis(mask, np.where(counts & inside, target, 0)[..., None], -1)[..., 0]
+        bad = counts & ~(inside & chosen)
+        reason = "is no real candidate"
+    else:
+        n_classes = 2 if task.kind == "binary" else logits.shape[-1]
+        if task.classes and len(task.classes) != n_classes:
+            raise DataError(f"{where}: the task has {len(task.classes)} classes, the logits say {n_classes}")
+        bad = (target < 0) | (target >= n_classes)
+        reason = f"is no class from 0 to {n_classes - 1}"
+    if bad.any():
+        place = np.argwhere(bad)[0]
+        raise DataError(f"{where} {target[tuple(place)]} {reason} at sample {int(predictions.index[place[0]])}")
+
+
+def class_labels(predictions: Predictions, task: TaskSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(truth, predicted), both (M,): class or candidate numbers of the M samples or positions that count."""
+    logits, target = task_arrays(predictions, task)
+    if task.kind == "binary":
+        return target, (logits > 0).astype(np.int64)
+    if task.kind == "candidates":
+        best = np.where(predictions.masks[task.name], logits, -np.inf).argmax(-1)
+        return target[target >= 0], best[target >= 0]
+    return target, logits.argmax(-1)
+
+
+def _by_task(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Image and text, several labels per pair."""

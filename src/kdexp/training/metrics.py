@@ -1,0 +1,118 @@
+"""The metrics of one split from its gathered logits and targets, by torchmetrics.
+
+The same rules as `kdexp.bootstrap`, which recomputes these numbers from saved predictions: macro averages run over the
+classes that occur in truth or prediction, AUC over the classes that occur in the truth. A class that is absent is left
+out without a warning.
+
+Shape suffixes: N samples, C classes, P positions of a sample, K candidates, M samples or positions that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    multiclass_accuracy,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
+
+from kdexp.bootstrap import check_metrics, check_score_defined
+from kdexp.contracts import TaskSpec
+from kdexp.errors import RunFailed
+
+
+def split_metrics(
+    tasks: Sequence[TaskSpec],
+    score: Sequence[str],
+    logits: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
+    """Every metric of every task as `task/metric`, and `score`, the mean of the score's metrics.
+
+    Shapes are those of `TaskSpec`, with N samples for B; the tensors may lie on any device. A metric that is undefined
+    on this split (AUC where the truth has one class, accuracy where no position counts) is left out; DataError where
+    the score needs it. Raises ConfigError for a metric that a task's kind does not have, RunFailed for logits that are
+    not finite.
+    """
+    check_metrics(tasks, score)
+    values: dict[str, float] = {}
+    for task in tasks:
+        mask = masks.get(task.name) if masks else None
+        made = _task_metrics(task, logits[task.name], targets[task.name], mask)
+        values.update({f"{task.name}/{metric}": made[metric] for metric in task.metrics if metric in made})
+    n = len(targets[tasks[0].name])
+    check_score_defined(values, score, "this split", n)
+    values["score"] = sum(values[name] for name in score) / len(score)
+    return values
+
+
+def _task_metrics(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
+    logits, target = logits.detach().cpu().double(), target.detach().cpu()
+    real = logits if mask is None else logits[mask.cpu()]
+    if not torch.isfinite(real).all():
+        raise RunFailed(f"task {task.name}: the logits hold NaN or infinity; a lower learning rate may help")
+    if task.kind == "regression":
+        return _regression_metrics(logits, target.double())
+    if task.kind == "candidates":
+        return _candidate_metrics(task, logits, target, mask)
+    return _class_metrics(task, logits, target)
+
+
+def _regression_metrics(prediction_N: Tensor, target_N: Tensor) -> dict[str, float]:
+    return {
+        "mae": mean_absolute_error(prediction_N, target_N).item(),
+        "rmse": mean_squared_error(prediction_N, target_N, squared=False).item(),
+    }
+
+
+def _candidate_metrics(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
+    """Accuracy over the positions that count; logits (N, K) or (N, P, K)."""
+    if mask is None:
+        raise ValueError(f"task {task.name} has candidates, so split_metrics needs masks[{task.name!r}]")
+    counts = target >= 0
+    if not counts.any():
+        return {}
+    best_M = logits.masked_fill(~mask.cpu(), -torch.inf).argmax(-1)[counts]
+    n_candidates = max(2, logits.shape[-1])
+    return {"acc": multiclass_accuracy(best_M, target[counts], n_candidates, average="micro").item()}
+
+
+def _class_metrics(task: TaskSpec, logits: Tensor, target_N: Tensor) -> dict[str, float]:
+    """Metrics of a multiclass task, logits (N, C), or a binary one, logit (N,) as two classes."""
+    if task.kind == "binary":
+        predicted_N, n_classes = (logits > 0).long(), 2
+    else:
+        predicted_N, n_classes = logits.argmax(-1), max(2, logits.shape[-1])
+    made = {
+        "acc": multiclass_accuracy(predicted_N, target_N, n_classes, average="micro").item(),
+        "f1": multiclass_f1_score(predicted_N, target_N, n_classes, average="macro").item(),
+        "prec": multiclass_precision(predicted_N, target_N, n_classes, average="macro").item(),
+        "rec": multiclass_recall(predicted_N, target_N, n_classes, average="macro").item(),
+    }
+    present = target_N.unique()
+    if "auc" in task.metrics and len(present) > 1:
+        scores_NC = _class_scores(logits)
+        each = [_auc(scores_NC[:, number], target_N == number) for number in present.tolist()]
+        made["auc"] = sum(each) / len(each)
+    return made
+
+
+def _class_scores(logits: Tensor) -> Tensor:
+    """(N, C): log-odds of each class against the rest, as `kdexp.bootstrap.class_scores` makes them in numpy."""
+    if logits.ndim == 1:
+        return torch.stack([-logits, logits], 1)
+    others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1).logsumexp(1) for c in range(logits.shape[1])]
+    return (logits - torch.stack(others, 1)).round(decimals=9)
+
+
+def _auc(score_N: Tensor, positive_N: Tensor) -> float:
+    """Mann-Whitney AUC. torchmetrics reads scores as probabilities, so it gets ranks between 0 and 1."""
+    values, rank_N = score_N.unique(return_inverse=True)
+    return binary_auroc(rank_N.double() / max(1, len(values) - 1), positive_N.long()).item()

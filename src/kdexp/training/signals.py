@@ -1,0 +1,55 @@
+"""Where a teacher's signal comes from: the model itself, or its outputs computed once. A loss cannot tell which."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdexp.contracts import Batch, TeacherSignal
+
+
+class SignalSource(Protocol):
+    def signal(self, batch: Batch) -> TeacherSignal: ...
+
+    def to(self, device: torch.device) -> None: ...
+
+
+class LiveTeacher:
+    """Runs the teacher on each batch: frozen, in eval mode, without gradient, and no part of the student's checkpoint."""
+
+    def __init__(self, model: nn.Module, fingerprint: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.fingerprint = fingerprint
+
+    def to(self, device: torch.device) -> None:
+        self.model.to(device)
+
+    @torch.no_grad()
+    def signal(self, batch: Batch) -> TeacherSignal:
+        output = self.model(batch.teacher)
+        return TeacherSignal(
+            values={task: logits.float() for task, logits in output.logits.items()},
+            features=output.features,
+            fingerprint=self.fingerprint,
+        )
+
+
+class CachedTeacher:
+    """Looks the batch's rows up in stored outputs, held in memory or mapped from disk, in sample order."""
+
+    def __init__(self, values: dict[str, Tensor], features: dict[str, Tensor], fingerprint: str) -> None:
+        self.values, self.features, self.fingerprint = values, features, fingerprint
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        self._device = device
+
+    def signal(self, batch: Batch) -> TeacherSignal:
+        index = batch.index.cpu()
+
+        def rows(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor[index].to(self._device).float() for name, tensor in stored.items()}
+
+        return TeacherSignal(values=rows(self.values), features=rows(self.features), fingerprint=self.fingerprint)

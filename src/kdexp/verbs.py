@@ -1,0 +1,195 @@
+"""One function per verb, given to Hydra by the command line; torch and its company are imported inside them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from kdexp.errors import ConfigError, KdexpError, RunFailed
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> Any:
+    """Teacher, student, test, record, figures, table. Returns the objective."""
+    return _answer_errors(_train, cfg)
+
+
+def evaluate(cfg: DictConfig) -> Any:
+    """A finished run on one split."""
+    return _answer_errors(_evaluate, cfg)
+
+
+def data(cfg: DictConfig) -> Any:
+    """Inspects, generates or fetches a data set."""
+    return _answer_errors(_data, cfg)
+
+
+def check(cfg: DictConfig) -> Any:
+    """Lists every mistake of a training configuration."""
+    return _answer_errors(_check, cfg)
+
+
+def composition_problems(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
+    """All that is wrong with a command that Hydra could not compose, not only its first mistake.
+
+    Each override is tried on top of those that compose; what does compose is then checked as usual.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdexp.cli import config_directory
+
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    if any(word in ("-cn", "-cd", "-cp", "--config-name", "--config-dir", "--config-path") for word in arguments):
+        return [_one_line(error)]
+    problems: list[str] = []
+    accepted: list[str] = []
+    cfg = None
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory())):
+        for word in [None, *overrides]:
+            try:
+                cfg = compose(verb, [*accepted, *([word] if word else [])], return_hydra_config=True)
+            except Exception as failure:
+                problems.append(_one_line(failure))
+                continue
+            accepted += [word] if word else []
+        if not problems or cfg is None:
+            return [_one_line(error)]
+        HydraConfig.instance().set_config(cfg)
+        if verb in ("train", "check"):
+            problems += _mistakes(cfg, accepted)
+    return problems
+
+
+def _answer_errors(action: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """In a single run, an error for people ends the program with its sentence; in a sweep, the sweeper hears of it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    single = HydraConfig.get().mode != RunMode.MULTIRUN
+    if single:
+        signal.signal(signal.SIGTERM, _stopped)
+    try:
+        return action(cfg)
+    except (KdexpError, RunFailed) as error:
+        if not single:
+            raise
+        for sentence in str(error).split("\n"):
+            sys.stderr.write(f"error: {sentence}\n")
+        raise SystemExit(1 if isinstance(error, RunFailed) else 2) from None
+    finally:
+        _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+
+
+def _train(cfg: DictConfig) -> float:
+    plain = _checked(cfg)
+    from kdexp.experiment import Command, run
+
+    record = run(plain, Command(folder=_output_dir(), words=tuple(sys.argv[1:])))
+    if record is None:  # a helper process of a distributed run
+        return 0.0
+    _show(record, plain["figures"])
+    return float(record["objective"]["value"])
+
+
+def _show(record: dict[str, Any], figures: bool) -> None:
+    from rich.console import Console
+
+    from kdexp.analysis.figures import draw_run
+    from kdexp.analysis.table import render
+
+    folder = _output_dir()
+    drawn = draw_run(folder) if figures else []
+    console = Console()
+    render(record, console)
+    console.print(f"run folder: {_relative(folder)}", soft_wrap=True)
+    if drawn:
+        console.print(f"figures: {_relative(drawn[0].parent)} ({len(drawn)} files)", soft_wrap=True)
+
+
+def _evaluate(cfg: DictConfig) -> float:
+    from kdexp.check import check_config
+    from kdexp.config import EvaluateConfig
+
+    plain = check_config(cfg, EvaluateConfig)
+    from kdexp.evaluate import evaluate_run
+
+    return evaluate_run(plain)
+
+
+def _data(cfg: DictConfig) -> None:
+    from kdexp.check import check_config
+    from kdexp.config import DataVerbConfig
+
+    plain = check_config(cfg, DataVerbConfig)
+    from kdexp.datasets import data_action
+
+    data_action(plain)
+
+
+def _check(cfg: DictConfig) -> None:
+    _checked(cfg)
+    log.info("the configuration is sound")
+
+
+def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    from omegaconf import open_dict
+
+    from kdexp.check import check_config
+
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    try:
+        check_config(cfg, overrides=overrides)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _checked(cfg: DictConfig) -> dict[str, Any]:
+    """What to train, as plain values: the configuration or the saved run's, without a mistake."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdexp.check import check_config
+    from kdexp.saved import own_words, take_up
+
+    overrides = list(HydraConfig.get().overrides.task)
+    return check_config(take_up(cfg, overrides), overrides=own_words(cfg.resume or cfg.from_run, overrides))
+
+
+def _output_dir() -> Path:
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _stopped(number: int, frame: object) -> None:
+    """SIGTERM ends a run as Ctrl-C does: at once, with the way back."""
+    raise RunFailed("stopped by SIGTERM")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Takes away the folder that Hydra made for a run that never began."""
+    if folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _one_line(error: BaseException) -> str:
+    """Hydra's message in one line, with the cause's where it has one."""
+    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    noise = ("set the environment variable", "full_key:", "object_type=", "see full stack", "reference_type")
+    return " ".join(dict.fromkeys(line for line in lines if not line.lower().startswith(noise)))

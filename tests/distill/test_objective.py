@@ -1,0 +1,215 @@
+"""The presets: what they weigh, what they refuse, and that λ = 0 is plain training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from kdexp.contracts import LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
+from kdexp.distill.losses.ce import ce
+from kdexp.distill.objective import Objective, alpha_beta, ce_lambda_kl, mix, none
+from kdexp.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+TASK = TaskSpec(name="t", kind="multiclass", classes=("a", "b", "c"))
+TARGETS = {"t": torch.tensor([0, 2, 1, 1])}
+START, MIDDLE, END = (Progress(epoch=p, step=p) for p in (0.0, 0.5, 1.0))
+
+
+def logits(seed: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def terms(objective: Objective, student: Tensor | None = None, progress: Progress = START, **aux: Tensor) -> LossTerms:
+    output = StudentOutput(logits={"t": logits(0) if student is None else student}, aux=aux)
+    signal = TeacherSignal(values={"t": logits(1)}) if objective.needs_teacher else None
+    result = objective(output, signal, TARGETS, progress, (TASK,))
+    assert isinstance(result, LossTerms)
+    return result
+
+
+LINEAR = {"name": "linear", "start": 1.0, "end": 0.0}
+
+
+def test_ce_lambda_kl_weighs_by_name_and_leaves_temperature_out() -> None:
+    result = terms(ce_lambda_kl(temperature=2.0, weights={"ce": 0.5, "kl": 3.0}))
+    assert result.weights == {"ce": 0.5, "kl": 3.0} and result.temperature == 2.0
+    torch.testing.assert_close(result.total, 0.5 * result.parts["ce"] + 3.0 * result.parts["kl"])
+    with_tau2 = terms(ce_lambda_kl(temperature=2.0, weights={"ce": 0.5, "kl": 3.0}, scale_tau2=True))
+    torch.testing.assert_close(with_tau2.parts["kl"], 4.0 * result.parts["kl"])
+
+
+def test_the_presets_agree_where_their_formulas_do() -> None:
+    # 0.3·CE + 0.7·T²·KL, said in three ways.
+    said = [
+        ce_lambda_kl(temperature=3.0, weights={"ce": 0.3, "kl": 0.7}, scale_tau2=True),
+        alpha_beta(temperature=3.0, alpha=0.3, beta=0.7),
+        mix(temperature=3.0, alpha=0.7),
+    ]
+    totals = [terms(objective).total for objective in said]
+    torch.testing.assert_close(totals[1], totals[0])
+    torch.testing.assert_close(totals[2], totals[0])
+
+
+def test_none_is_cross_entropy_without_a_teacher() -> None:
+    objective = none()
+    assert not objective.needs_teacher
+    result = terms(objective)
+    assert list(result.parts) == ["ce"] and result.temperature is None
+    assert torch.equal(result.total, torch.nn.functional.cross_entropy(logits(0), TARGETS["t"]))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        none(),
+        ce_lambda_kl(temperature=2.0, weights={"ce": 1.0, "kl": 0.0}),
+        alpha_beta(temperature=2.0, alpha=1.0, beta=0.0),
+        mix(temperature=2.0, alpha=0.0),
+    ],
+    ids=lambda objective: objective.preset,
+)
+def test_a_weight_of_zero_on_kl_is_plain_training_to_the_bit(objective: Objective) -> None:
+    student, plain = logits(0).requires_grad_(), logits(0).requires_grad_()
+    terms(objective, student).total.backward()
+    ce(StudentOutput(logits={"t": plain}), TARGETS, tasks=(TASK,)).mean().backward()
+    assert student.grad is not None and plain.grad is not None
+    assert torch.equal(student.grad, plain.grad)
+
+
+def test_every_number_is_a_schedule_on_its_own_clock() -> None:
+    falling = {"name": "linear", "start": 4.0, "end": 1.0, "per": "step"}
+    objective = alpha_beta(temperature=falling, alpha=LINEAR, beta={"name": "cosine", "start": 0.0, "end": 2.0})
+    result = terms(objective, progress=Progress(epoch=0.5, step=2 / 3))
+    assert result.temperature == pytest.approx(2.0)
+    assert result.weights == pytest.approx({"ce": 0.5, "kl": 1.0})
+    assert terms(objective, progress=END).weights == {"ce": 0.0, "kl": 2.0}
+
+
+def test_mix_gives_ce_what_kl_leaves() -> None:
+    objective = mix(temperature=1.0, alpha={"name": "exponential", "start": 0.9, "end": 0.1})
+    weights = terms(objective, progress=MIDDLE).weights
+    assert weights == pytest.approx({"ce": 0.7, "kl": 0.3})
+    assert terms(objective, progress=START).weights["ce"] == pytest.approx(0.1)
+
+
+def test_auxiliary_parts_count_only_where_they_have_a_weight() -> None:
+    energy = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    silent = terms(none(), energy=energy)
+    assert "energy" not in silent.parts
+    result = terms(none(aux={"energy": 0.5}), energy=energy.half())
+    assert result.parts["energy"].item() == 3.0 and result.parts["energy"].dtype == torch.float32
+    torch.testing.assert_close(result.total, silent.total + 1.5)
+    with pytest.raises(ConfigError, match=r"distill\.aux\.energy weighs a part .* it gives time"):
+        terms(none(aux={"energy": 0.5}), time=energy)
+
+
+def test_a_nan_is_seen_in_the_part_it_came_from() -> None:
+    student = logits(0)
+    student[2, 1] = math.nan
+    result = terms(ce_lambda_kl(temperature=2.0, weights={"ce": 1.0, "kl": 1.0}), student)
+    assert result.total.isnan() and result.parts["ce"].isnan() and result.parts["kl"].isnan()
+
+
+def test_a_missing_teacher_is_named() -> None:
+    output = StudentOutput(logits={"t": logits(0)})
+    with pytest.raises(ValueError, match="distill=mix needs a teacher"):
+        mix(temperature=1.0, alpha=0.5)(output, None, TARGETS, START, (TASK,))
+
+
+REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
+    (ce_lambda_kl, {"temperature": 0, "weights": {"ce": 1, "kl": -1}}, ["distill.temperature", "distill.weights.kl"]),
+    (ce_lambda_kl, {"temperature": 2, "weights": {"ce": 1}}, ["distill.weights.kl"]),
+    (
+        ce_lambda_kl,
+        {"temperature": 2, "weights": {"ce": 1, "kl": 1, "mse": 1, "crd": 1}},
+        ["distill.weights.mse", "distill.weights.crd"],
+    ),
+    (alpha_beta, {"temperature": math.nan, "alpha": -1, "beta": 1}, ["distill.temperature:", "distill.alpha"]),
+    (mix, {"temperature": 2, "alpha": 1.5}, ["distill.alpha"]),
+    (mix, {"temperature": {"name": "linear", "start": 2, "end": -2}, "alpha": 0.5}, ["distill.temperature"]),
+    (mix, {"temperature": {"name": "linear", "start": 2, "end": 2}, "alpha": 0.5}, ["distill.temperature.end"]),
+    (none, {"aux": {"energy": -1}}, ["distill.aux.energy"]),
+    (none, {"aux": {"kl": 1}}, ["distill.aux.kl"]),
+]
+
+
+@pytest.mark.parametrize(("preset", "settings", "keys"), REFUSED)
+def test_what_is_out_of_range_is_refused_under_its_full_key(preset: Any, settings: dict[str, Any], keys: Any) -> None:
+    with pytest.raises(ConfigError) as raised:
+        preset(**settings)
+    assert [problem.split()[0] for problem in raised.value.problems] == keys
+
+
+PRIMARY = """
+defaults:
+  - schedule@distill.temperature: constant
+  - schedule@distill.weights.kl: constant
+  - schedule@distill.alpha: null
+  - schedule@distill.beta: null
+  - distill: ce_lambda_kl
+  - _self_
+hydra:
+  searchpath: ["file://{conf}"]
+"""
+
+
+def composed(folder: Path, *overrides: str) -> dict[str, Any]:
+    """`distill` as the mounts of `conf/train.yaml` compose it."""
+    (folder / "primary.yaml").write_text(PRIMARY.format(conf=CONF), encoding="utf-8")
+    with initialize_config_dir(str(folder)):
+        plain = OmegaConf.to_container(compose("primary", list(overrides)), resolve=True)
+    assert isinstance(plain, dict)
+    return dict(plain["distill"])
+
+
+def test_a_preset_sets_the_number_and_the_schedule_the_way(tmp_path: Path) -> None:
+    assert composed(tmp_path)["temperature"] == {
+        "name": "constant",
+        "start": 2.0,
+        "warmup": 0.0,
+        "warmup_start": None,
+        "per": "epoch",
+    }
+    moved = composed(tmp_path, "schedule@distill.temperature=linear", "distill.temperature.end=0.5")
+    assert (moved["temperature"]["name"], moved["temperature"]["start"], moved["temperature"]["end"]) == (
+        "linear",
+        2.0,
+        0.5,
+    )
+
+
+COMPOSED = [
+    # (overrides, builder, weights at the end, temperature at the end)
+    ([], ce_lambda_kl, {"ce": 1.0, "kl": 1.0}, 2.0),
+    (["distill.temperature=4", "distill.weights.kl=0.25"], ce_lambda_kl, {"ce": 1.0, "kl": 0.25}, 4.0),
+    (["schedule@distill.temperature=linear"], ce_lambda_kl, {"ce": 1.0, "kl": 1.0}, 1.0),
+    (["distill=alpha_beta", "schedule@distill.beta=step", "distill.beta.end=0"], alpha_beta, {"ce": 1, "kl": 0}, 2.0),
+    (["distill=mix", "schedule@distill.alpha=cosine"], mix, {"ce": 0.0, "kl": 1.0}, 3.0),
+    (["distill=mix", "distill.alpha=0.75"], mix, {"ce": 0.25, "kl": 0.75}, 3.0),
+    (["distill=none"], none, {"ce": 1.0}, None),
+    (
+        ["schedule@distill.weights.kl=exponential", "distill.weights.kl.end=0.5"],
+        ce_lambda_kl,
+        {"ce": 1.0, "kl": 0.5},
+        2.0,
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "builder", "weights", "temperature"), COMPOSED)
+def test_presets_and_schedules_compose(
+    tmp_path: Path, overrides: list[str], builder: Any, weights: dict[str, float], temperature: float | None
+) -> None:
+    config = composed(tmp_path, *overrides)
+    assert config.pop("_target_") == f"kdexp.distill.objective.{builder.__name__}"
+    objective = builder(**{key: value for key, value in config.items() if value is not None})
+    result = terms(objective, progress=END)
+    assert result.weights == weights and result.temperature == temperature
