@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from kdexp.bootstrap import check_metrics
 from kdexp.check import locate
 from kdexp.contracts import SPLITS, Dataset, Model, ProgressReport, Schedule
 from kdexp.distill.objective import Objective
@@ -31,12 +32,13 @@ def build_dataset(node: Config) -> Dataset:
     missing = [name for name in ("setup", "split", "model_arguments") if not hasattr(dataset, name)]
     if missing:
         raise ConfigError(f"dataset._target_: {node['_target_']} is no data set, it has no {', '.join(missing)}")
-    return dataset  # type: ignore[no-any-return]
+    return dataset
 
 
 def open_dataset(node: Config, seed: int, report: ProgressReport | None = None) -> Dataset:
     """The data set, read and validated. Raises DataError where a split is empty."""
     dataset = build_dataset(node)
+    check_metrics(dataset.tasks, dataset.score)
     dataset.setup(seed, report)
     for name in SPLITS:
         if len(dataset.split(name)) == 0:
@@ -59,7 +61,9 @@ def build_model(node: Config, dataset: Dataset, seed: int, key: str) -> nn.Modul
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{key}: {node['_target_']} cannot be built: {error}") from error
     if not isinstance(model, nn.Module) or not isinstance(model, Model):
-        raise ConfigError(f"{key}._target_: {node['_target_']} is no model; it needs to be a torch module with `version`")
+        raise ConfigError(
+            f"{key}._target_: {node['_target_']} is no model; it needs to be a torch module with `version`"
+        )
     return model
 
 
@@ -79,7 +83,7 @@ def build_optimizer(node: Config, key: str) -> tuple[MakeOptimizer, Schedule]:
     options = {**node, "lr": rate(0.0), "_partial_": True}
 
     def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return instantiate(options, _convert_="all")(parameters)  # type: ignore[no-any-return]
+        return instantiate(options, _convert_="all")(parameters)
 
     return make, rate
 
@@ -87,7 +91,7 @@ def build_optimizer(node: Config, key: str) -> tuple[MakeOptimizer, Schedule]:
 def build_logger(node: Config, cfg: Config, folder: Path, dataset: Dataset) -> Logger | None:
     """The optional logger; metrics.jsonl is written without it."""
     made = instantiate(node, _convert_="all", _partial_=True)
-    return made(run_dir=folder, config=redact(cfg), source=dataset.source)  # type: ignore[no-any-return]
+    return made(run_dir=folder, config=redact(cfg), source=dataset.source)
 
 
 def device_of(trainer: Config) -> torch.device:

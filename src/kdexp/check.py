@@ -36,7 +36,7 @@ def trusted_packages() -> tuple[str, ...]:
 
 def execution_whitelist() -> tuple[str, ...]:
     """The same, as Hydra's `execution_whitelist` wants it."""
-    return tuple(f"{name}.*" for name in trusted_packages()) + ("rich.logging.RichHandler",)
+    return (*(f"{name}.*" for name in trusted_packages()), "rich.logging.RichHandler")
 
 
 def check_config(cfg: DictConfig, schema: type = TrainConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,8 +47,10 @@ def check_config(cfg: DictConfig, schema: type = TrainConfig, overrides: Sequenc
     problems: list[str] = []
     plain = _resolved(cfg, "", problems)
     _check_section(plain, schema, "", problems)
+    if schema is TrainConfig and not any(problem.startswith("distill") for problem in problems):
+        problems += _objective_problems(plain["distill"])
     if schema is TrainConfig and not problems:
-        problems += [*_objective_problems(plain["distill"]), *_without_effect(plain, overrides)]
+        problems += _without_effect(plain, overrides)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return plain
@@ -224,7 +226,9 @@ def _value_problems(value: Any, hint: Any, key: str) -> list[str]:
 
 
 def _in_words(message: str) -> str:
-    words = message.replace("Input should be", "must be").replace("a valid ", "a ")
+    words = (
+        message.replace("Input should be", "must be").replace("a valid integer", "an integer").replace("a valid", "a")
+    )
     return words[:1].lower() + words[1:]
 
 
@@ -253,7 +257,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Settings of the command line that nothing will read, given the others."""
+    """Settings that nothing will read, or that cannot work, given the others."""
     keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
     preset = plain["distill"]
     trainer = plain["trainer"]
@@ -268,6 +272,11 @@ def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Itera
         yield "with_no_kd: has no effect, distill=none is the no-KD run"
     if trainer["gradient_clip_algorithm"] is not None and trainer["gradient_clip_val"] is None:
         yield "trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val"
+    if any(word in trainer["strategy"] for word in ("spawn", "fork", "notebook")):
+        yield (
+            f"trainer.strategy={trainer['strategy']}: starts its processes in the middle of a run, but every rank goes "
+            "through all stages; use trainer.strategy=ddp"
+        )
     teacher = plain["teacher"]
     if teacher["cache"] == "off" and "teacher.cache_dtype" in keys:
         yield "teacher.cache_dtype: has no effect with teacher.cache=off"

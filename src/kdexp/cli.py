@@ -30,8 +30,9 @@ def main() -> None:
     """The console script `kdexp` and `python -m kdexp`."""
     arguments = sys.argv[1:]
     if _is_completion(arguments):
-        _complete_verb(arguments)
-    verb, rest = split_verb(arguments)
+        verb, rest = _completed_verb(), arguments
+    else:
+        verb, rest = split_verb(arguments)
     if verb is None and {"--help", "-h"} & set(rest):
         sys.stdout.write(help_text())
         return
@@ -67,7 +68,7 @@ def help_text() -> str:
             "",
             *lines,
             "",
-            "kdexp VERB --help lists the verb's config groups and settings; --cfg job shows the composed configuration,",
+            "kdexp VERB --help lists the verb's groups and settings; --cfg job shows the composed configuration,",
             "-m runs several values (seed=1,2,3), -cn and -cd take configurations of your own.",
             "Example: python -m kdexp train dataset=medpix with_no_kd=true",
             "",
@@ -121,9 +122,9 @@ def _run_hydra(verb: str) -> None:
     from kdexp.errors import KdexpError
 
     full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise here instead of Hydra's own exit
-    run = hydra.main(
-        config_path=str(config_directory()), config_name=verb, execution_whitelist=execution_whitelist()
-    )(getattr(verbs, verb))
+    run = hydra.main(config_path=str(config_directory()), config_name=verb, execution_whitelist=execution_whitelist())(
+        getattr(verbs, verb)
+    )
     try:
         run()
     except (HydraException, OmegaConfBaseException) as error:
@@ -147,18 +148,15 @@ def _is_completion(arguments: Sequence[str]) -> bool:
     return bool({"-sc", "--shell-completion"} & set(arguments)) and any(w.startswith("query=") for w in arguments)
 
 
-def _complete_verb(arguments: list[str]) -> None:
-    """Prints the verbs for the first word of a Tab, and hides the verb from Hydra for the others."""
-    line = os.environ.get("COMP_LINE", "")
-    program, _, typed = line.partition(" ")
-    words = typed.split()
-    if len(words) <= 1 and not typed.endswith(" ") and "=" not in typed:
-        matching = [verb for verb in VERBS if verb.startswith(typed)]
-        if matching:
-            print("\n".join(matching))
-    if words and words[0] in VERBS and (len(words) > 1 or typed.endswith(" ")):
-        rest = typed.split(words[0], 1)[1].lstrip()
-        os.environ["COMP_LINE"] = f"{program} {rest}"
-        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-        sys.argv = [sys.argv[0], words[0], *arguments]
-        arguments.insert(0, words[0])
+def _completed_verb() -> str | None:
+    """For a press of Tab: prints the verbs that the first word may become, and hides a whole verb from Hydra."""
+    program, _, typed = os.environ.get("COMP_LINE", "").partition(" ")
+    first, space, rest = typed.lstrip().partition(" ")
+    for verb in VERBS:
+        if not space and verb.startswith(first):
+            print(verb)
+    if first not in VERBS:
+        return None
+    os.environ["COMP_LINE"] = f"{program} {rest}"
+    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    return first

@@ -132,7 +132,8 @@ class Loss(Protocol):
 class Schedule(Protocol):
     """A pure function of progress in [0, 1]; `per` says whether it moves once an epoch or every step."""
 
-    per: Literal["epoch", "step"]
+    @property
+    def per(self) -> Literal["epoch", "step"]: ...
 
     def __call__(self, progress: float) -> float: ...
 

@@ -4,45 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import torch
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
 
 from kdexp import provenance
-from kdexp.building import (
-    build_logger,
-    build_model,
-    build_objective,
-    build_optimizer,
-    device_of,
-    model_size,
-    open_dataset,
-)
-from kdexp.contracts import SPLITS, Dataset, Trial
+from kdexp.building import build_objective, device_of, open_dataset
+from kdexp.contracts import SPLITS, Trial
 from kdexp.display import Display
 from kdexp.distill.objective import Objective, none
-from kdexp.errors import CacheError, RunFailed
+from kdexp.errors import RunFailed
 from kdexp.folders import claimed
-from kdexp.measuring import measure
-from kdexp.records import RECORD_SCHEMA, RunFolder, fingerprint, read_json, write_json
-from kdexp.training.cache import CacheKey, obtain_cache
-from kdexp.training.fit import FitResult, fit, latency_ms, load_checkpoint, model_state, predict
-from kdexp.training.loggers import close_logger
-from kdexp.training.module import DistillationModule
-from kdexp.training.signals import LiveTeacher, SignalSource
-from kdexp.training.teacher import TeacherStore, describe_task, load_weights, obtain_teacher
+from kdexp.records import RECORD_SCHEMA, RunFolder, read_json, write_json
+from kdexp.stages import Bench, Config, Record, prepare_teacher, signal_source, train_student
+from kdexp.training.teacher import describe_task
 
 log = logging.getLogger(__name__)
-
-Config = Mapping[str, Any]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,43 +34,13 @@ class Command:
     words: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What every stage of a run works with."""
-
-    cfg: Config
-    dataset: Dataset
-    display: Display
-    device: torch.device
-    is_main: bool
-
-    def measure(self, model: nn.Module, splits: Any, folder: RunFolder, view: str) -> tuple[Any, Any]:
-        return measure(
-            model,
-            self.dataset,
-            splits,
-            folder,
-            view=view,
-            batch_size=self.cfg["data"]["eval_batch_size"],
-            device=self.device,
-            interval=self.cfg["interval"],
-        )
-
-    def model_facts(self, model: nn.Module, view: str) -> dict[str, Any]:
-        batch_size = min(self.cfg["data"]["eval_batch_size"], len(self.dataset.split("val")))
-        latency = latency_ms(
-            model, self.dataset.split("val"), batch_size=batch_size, view=view, device=self.device
-        )
-        return {**model_size(model), "latency_ms_per_sample": latency, "latency_batch_size": batch_size}
-
-
 def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | None:
     """Trains and tests as configured and returns the record; None in the helper processes of a distributed run.
 
-    A folder whose record says `done` is left as it is. Raises KdexpError for bad input and RunFailed for a run that broke.
+    A folder that holds a record is left as it is. Raises KdexpError for bad input, RunFailed for a run that broke.
     """
     folder = RunFolder(command.folder)
-    is_main = int(rank_zero_only.rank or 0) == 0
+    is_main = int(getattr(rank_zero_only, "rank", 0) or 0) == 0
     if cfg["resume"] and folder.record.exists():
         log.info("%s is finished already; nothing was run", folder.path)
         return dict(read_json(folder.record))
@@ -129,195 +80,26 @@ def _train_all(bench: Bench, folder: RunFolder, objective: Objective, trial: Tri
     teacher_facts, source = None, None
     if objective.needs_teacher:
         started = time.perf_counter()
-        teacher, teacher_facts = _teacher(bench)
+        teacher, teacher_facts = prepare_teacher(bench)
         durations["teacher"] = time.perf_counter() - started
         started = time.perf_counter()
-        source, cached = _signal_source(bench, teacher, teacher_facts, objective)
+        source, cached = signal_source(bench, teacher, teacher_facts, objective)
         durations["teacher_outputs"] = time.perf_counter() - started
         teacher_facts |= cached
-    student = _student(bench, folder, objective, source, trial)
+    student = train_student(bench, folder, objective, source, trial)
+    no_kd = None
+    if cfg["with_no_kd"]:
+        no_kd = train_student(bench, RunFolder(folder.path / "no_kd"), none(), None, None, name="no-KD")
     if student is None:
         return None
     durations |= student.pop("durations_seconds")
-    no_kd = None
-    if cfg["with_no_kd"]:
-        inner = RunFolder(folder.path / "no_kd")
-        no_kd = _student(bench, inner, none(), None, None, name="no-KD")
-        assert no_kd is not None
+    if no_kd is not None:
         durations["no_kd"] = sum(no_kd.pop("durations_seconds").values())
         no_kd["folder"] = "no_kd"
     models = {"student": student.pop("model")}
     if teacher_facts is not None:
         models["teacher"] = teacher_facts.pop("model")
     return {**student, "teacher": teacher_facts, "no_kd": no_kd, "durations_seconds": durations, "models": models}
-
-
-def _student(
-    bench: Bench,
-    folder: RunFolder,
-    objective: Objective,
-    source: SignalSource | None,
-    trial: Trial | None,
-    name: str = "student",
-) -> Record | None:
-    """Trains a student to the end, then measures its best checkpoint on val and, outside a sweep, once on test."""
-    cfg = bench.cfg
-    model = build_model(cfg["student"], bench.dataset, cfg["seed"], "student")
-    logger = None
-    if bench.is_main and name == "student":
-        logger = build_logger(cfg["logger"], cfg, folder.path, bench.dataset)
-    try:
-        result = _fit(bench, folder, model, objective, source, "student", cfg["seed"], cfg["optimizer"], name, logger, trial)
-        if not bench.is_main:
-            return None
-        facts = _measured_student(bench, folder, model, result, with_test=trial is None and result.pruned is None)
-        if logger is not None:
-            finals = {f"{split}/{k}": v for split in ("test",) for k, v in (facts["metrics"].get(split) or {}).items()}
-            logger.log_metrics(finals, step=len(result.history))
-            logger.finalize("success")
-        return facts
-    finally:
-        close_logger(logger)
-
-
-def _measured_student(bench: Bench, folder: RunFolder, model: nn.Module, result: FitResult, with_test: bool) -> Record:
-    started = time.perf_counter()
-    model.load_state_dict(model_state(load_checkpoint(folder.best_checkpoint)))
-    splits = ("val", "test") if with_test else ("val",)
-    metrics, intervals = bench.measure(model, splits, folder, "student")
-    return {
-        "status": "pruned" if result.pruned else "done",
-        "metrics": {
-            "val": {"best": metrics["val"], "last": result.last, "best_epoch": result.best_epoch},
-            "test": metrics.get("test"),
-        },
-        "intervals": intervals,
-        "epochs": len(result.history),
-        "model": bench.model_facts(model, "student"),
-        "durations_seconds": {"student": result.seconds, "evaluation": time.perf_counter() - started},
-    }
-
-
-def _teacher(bench: Bench) -> tuple[nn.Module, Record]:
-    """The teacher from the store, trained first where it is not there."""
-    cfg, dataset = bench.cfg, bench.dataset
-    teacher = cfg["teacher"]
-    model = build_model(teacher["model"], dataset, teacher["seed"], "teacher.model")
-    given = Path(teacher["checkpoint"]) if teacher["checkpoint"] else None
-    adopted = load_weights(model, given, dataset.tasks, "teacher.checkpoint") if given else None
-    store = TeacherStore(Path(cfg["paths"]["output_root"]) / "teachers" / _teacher_key(bench, model, adopted))
-
-    def make(folder: RunFolder) -> tuple[Mapping[str, torch.Tensor], Record]:
-        seconds, epochs = 0.0, 0
-        if adopted is None:
-            options = {"max_epochs": teacher["max_epochs"]}
-            result = _fit(
-                bench, folder, model, none(), None, "teacher", teacher["seed"], teacher["optimizer"], "teacher", **options
-            )
-            seconds, epochs = result.seconds, len(result.history)
-        state = {name: tensor.detach().clone().cpu() for name, tensor in model.state_dict().items()}
-        metrics, intervals = bench.measure(model, ("val", "test"), folder, "teacher") if bench.is_main else ({}, {})
-        return state, {
-            "config": dict(teacher),
-            "data": {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint},
-            "tasks": [describe_task(task) for task in dataset.tasks],
-            "seed": teacher["seed"],
-            "epochs": epochs,
-            "seconds": seconds,
-            "metrics": metrics,
-            "intervals": intervals,
-            "model": bench.model_facts(model, "teacher"),
-        }
-
-    manifest, reused = obtain_teacher(store, make, is_main=bench.is_main)
-    if reused and bench.is_main:
-        log.info("teacher: reused %s from %s", manifest["fingerprint"], store.path)
-    load_weights(model, store.weights, dataset.tasks, "teacher")
-    facts = {key: manifest[key] for key in ("fingerprint", "seed", "epochs", "metrics", "intervals", "model")}
-    return model, {**facts, "folder": str(store.path), "reused": reused}
-
-
-def _teacher_key(bench: Bench, model: nn.Module, adopted: str | None) -> str:
-    """All that a trained teacher depends on."""
-    cfg, teacher = bench.cfg, bench.cfg["teacher"]
-    training = None
-    if adopted is None:
-        trainer = {k: v for k, v in cfg["trainer"].items() if k not in ("accelerator", "devices", "strategy", "max_epochs")}
-        training = [teacher["seed"], teacher["max_epochs"], teacher["optimizer"], cfg["data"]["batch_size"], trainer]
-    version = model.version
-    return fingerprint(teacher["model"], version, bench.dataset.fingerprint, adopted, training)
-
-
-def _signal_source(
-    bench: Bench, model: nn.Module, facts: Record, objective: Objective
-) -> tuple[SignalSource, dict[str, Any]]:
-    """The teacher's outputs from the cache where nothing random makes that wrong, else the live teacher."""
-    teacher, dataset = bench.cfg["teacher"], bench.dataset
-    if teacher["cache"] in ("ram", "memmap") and not dataset.deterministic:
-        raise CacheError(
-            f"teacher.cache={teacher['cache']}: {dataset.name} draws its samples anew each time, so cached teacher "
-            "outputs would belong to other samples; use teacher.cache=off"
-        )
-    if teacher["cache"] == "off" or not dataset.deterministic:
-        return LiveTeacher(model, facts["fingerprint"]), {"outputs": "live"}
-    names = objective.teacher_features
-    key = CacheKey(teacher=facts["fingerprint"], data=dataset.fingerprint, dtype=teacher["cache_dtype"], names=names)
-
-    def compute() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        split, size = dataset.split("train"), bench.cfg["data"]["eval_batch_size"]
-        stage = bench.display.stage("teacher outputs", -(-len(split) // size))
-        found = predict(
-            model, split, dataset.tasks, batch_size=size, view="teacher", device=bench.device, features=names, stage=stage
-        )
-        return found.logits, found.features
-
-    source, reused = obtain_cache(Path(facts["folder"]) / "outputs", key, teacher["cache"], compute)
-    if reused and bench.is_main:
-        log.info("teacher outputs: reused from %s", key.folder(Path(facts["folder"]) / "outputs"))
-    return source, {"outputs": "reused" if reused else "computed"}
-
-
-def _fit(
-    bench: Bench,
-    folder: RunFolder,
-    model: nn.Module,
-    objective: Objective,
-    source: SignalSource | None,
-    view: str,
-    seed: int,
-    optimizer: Config,
-    name: str,
-    logger: Any = None,
-    trial: Trial | None = None,
-    **options: Any,
-) -> FitResult:
-    cfg, dataset = bench.cfg, bench.dataset
-    key = "teacher.optimizer" if view == "teacher" else "optimizer"
-    make_optimizer, learning_rate = build_optimizer(optimizer, key)
-    module = DistillationModule(
-        model,
-        objective=objective,
-        tasks=dataset.tasks,
-        score=dataset.score,
-        make_optimizer=make_optimizer,
-        learning_rate=learning_rate,
-        seed=seed,
-        teacher=source,
-        view=view,
-    )
-    return fit(
-        module,
-        train=dataset.split("train"),
-        val=dataset.split("val"),
-        folder=folder,
-        trainer_options={**cfg["trainer"], **options},
-        batch_size=cfg["data"]["batch_size"],
-        eval_batch_size=cfg["data"]["eval_batch_size"],
-        order_seed=seed,
-        stage=bench.display.stage(name),
-        logger=logger,
-        trial=trial,
-    )
 
 
 def _record(bench: Bench, command: Command, started: datetime, facts: Record) -> Record:

@@ -21,13 +21,17 @@ def claimed(folder: RunFolder, cfg: Mapping[str, Any]) -> Iterator[None]:
     """
     resuming = bool(cfg["resume"])
     if folder.config.exists() and not resuming:
-        raise ConfigError(f"{folder.path} holds a run already; continue it with resume={folder.path}, or choose another folder")
+        raise ConfigError(
+            f"{folder.path} holds a run already; continue it with resume={folder.path}, or choose another folder"
+        )
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.path / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{folder.path}: another process runs in this folder; wait for it or choose another") from None
+        raise ConfigError(
+            f"{folder.path}: another process runs in this folder; wait for it or choose another"
+        ) from None
     try:
         if folder.config.exists() and not resuming:  # it came while this process was on its way here
             raise ConfigError(f"{folder.path} holds a run already; choose another folder")

@@ -34,7 +34,9 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, kdexp and the packages that compute."""
-    return {"python": platform.python_version(), "kdexp": kdexp.__version__} | {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "kdexp": kdexp.__version__} | {
+        name: version(name) for name in _PACKAGES
+    }
 
 
 def git_state() -> dict[str, Any] | None:

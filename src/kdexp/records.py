@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,10 +98,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     whole, torn = lines[:-1], lines[-1]
     rows = [json.loads(line) for line in whole if line]
     if torn:
-        try:
+        with suppress(json.JSONDecodeError):
             rows.append(json.loads(torn))
-        except json.JSONDecodeError:
-            pass
     return rows
 
 

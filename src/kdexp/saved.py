@@ -54,7 +54,9 @@ def take_up(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         changed = differences(saved, wanted)
         if changed:
             shown = "; ".join(f"{key} is {old!r}, asked {new!r}" for key, (old, new) in changed.items())
-            raise ConfigError(f"resume={folder}: a run continues as it was saved ({shown}); for a changed run use from_run")
+            raise ConfigError(
+                f"resume={folder}: a run continues as it was saved ({shown}); for a changed run use from_run"
+            )
     hidden = [key for key, value in flat(OmegaConf.to_container(wanted)).items() if value == REDACTED]
     if hidden:
         raise ConfigError([f"{key}: was redacted when the run was saved; give it again, {key}=..." for key in hidden])

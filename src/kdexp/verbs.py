@@ -42,22 +42,24 @@ def composition_problems(verb: str, arguments: Sequence[str], error: Exception) 
     Each override is tried on top of those that compose; what does compose is then checked as usual.
     """
     from hydra import compose, initialize_config_dir
+    from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from kdexp.cli import config_directory
 
-    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
-    if any(word in ("-cn", "-cd", "-cp", "--config-name", "--config-dir", "--config-path") for word in arguments):
-        return [_one_line(error)]
+    options = get_args_parser().parse_intermixed_args(list(arguments))
+    directory = Path(options.config_path or config_directory()).resolve()
+    own = [f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]"] if options.config_dir else []
     problems: list[str] = []
-    accepted: list[str] = []
+    accepted: list[str] = own
     cfg = None
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory())):
-        for word in [None, *overrides]:
+    with initialize_config_dir(str(directory)):
+        for word in [None, *options.overrides]:
             try:
-                cfg = compose(verb, [*accepted, *([word] if word else [])], return_hydra_config=True)
+                words = [*accepted, word] if word else accepted
+                cfg = compose(options.config_name or verb, words, return_hydra_config=True)
             except Exception as failure:
                 problems.append(_one_line(failure))
                 continue
@@ -188,7 +190,16 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Hydra's message in one line, with the cause's where it has one."""
+    """Hydra's message in one line, with the cause's where it has one; for a missing option, what to add."""
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        sentence = f"{group}={name}: there is no such {group}; there are: {', '.join(error.options)}"
+        if group in ("dataset", "teacher", "student"):
+            files = ", ".join(f"{part}/{name}.yaml" for part in ("dataset", "teacher", "student"))
+            sentence += f". A data set of your own brings {files}, in a folder given with -cd"
+        return sentence
     texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     noise = ("set the environment variable", "full_key:", "object_type=", "see full stack", "reference_type")

@@ -48,9 +48,7 @@ def test_every_number_is_the_records(record, width):
         "student": record["metrics"]["val"]["best"],
         "no-KD": record["no_kd"]["metrics"]["val"]["best"],
     }
-    tests = {
-        name: record if name == "student" else record["teacher" if name == "teacher" else "no_kd"] for name in parts
-    }
+    measured = {"teacher": record["teacher"], "student": record, "no-KD": record["no_kd"]}
     for name, val in parts.items():
         test = measured[name]["metrics"]["test"]
         expected = [val["score"], test["score"], test["modality/f1"], test["location/f1"]]

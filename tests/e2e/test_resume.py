@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from conftest import CommandLine
 
 EPOCHS = "trainer.max_epochs=12"

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from kdexp.errors import DataError
-from kdexp.systems.sources import Generator, Resolved, download_folder, folder_written_whole, resolve_source
+from kdexp.systems.sources import (
+    Generator,
+    Resolved,
+    download_folder,
+    folder_written_whole,
+    resolve_source,
+    write_generated,
+)
 
 
 class Toy:
@@ -130,6 +137,18 @@ def test_what_a_killed_process_left_is_not_taken_for_whole(tmp_path: Path) -> No
     whole.rename(whole.with_name(f".{whole.name}.12345.tmp"))
     assert toy.resolve("synthetic").root == whole
     assert toy.n_written == 2
+
+
+def test_a_data_set_may_be_written_to_an_empty_folder_only(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    generator = Generator(write=toy.write, settings=toy.settings)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("1")
+    write_generated(tmp_path / "empty", generator, 1, "toy")
+    assert (tmp_path / "empty" / "data.txt").read_text() == "1"
+    for occupied in ("empty", "file"):
+        with pytest.raises(DataError, match="exists already"):
+            write_generated(tmp_path / occupied, generator, 2, "toy")
 
 
 def test_a_folder_written_whole_appears_only_at_the_end(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def reliability_diagram(run: Run, predictions: Predictions, task: TaskSpec, spli
     facts = [
         *provenance(run.record),
         sample_counts(run.record, split),
-        f"10 bins of {table.n:,} {what}",
+        f"{table.n:,} {what} in 10 bins",
         f"mean confidence {confidence.mean():.3f}, accuracy {hit.mean():.3f}",
     ]
     title = f"Reliability: {task.name}, ECE {table.ece:.3f} (n = {table.n:,})"
@@ -252,21 +252,27 @@ def _spans_decades(values: Iterable[float]) -> bool:
 
 def _temperature_panel(axes: Axes, run: Run) -> None:
     _line(axes, run, "temperature", color=RED)
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0), high * 1.05)
+    _show_zero(axes)
     _finish(axes, "temperature T")
 
 
 def _weights_panel(axes: Axes, run: Run) -> None:
     names = _names(run, "weight/")
-    values = [value for name in names for value in _series(run, name)[1]]
     for number, name in enumerate(names):
-        label = name.removeprefix("weight/")
-        _line(axes, run, name, color=COLOURS[number % len(COLOURS)], label=label)
-    logarithmic = _spans_decades(values)
+        # Equal weights lie on each other: later lines are thinner and dashed, so that the earlier show through.
+        style = {"linewidth": 3.6 if number == 0 else 1.6, "linestyle": "-" if number == 0 else (number, (4, 3))}
+        _line(axes, run, name, color=COLOURS[number % len(COLOURS)], label=name.removeprefix("weight/"), **style)
+    logarithmic = _spans_decades(value for name in names for value in _series(run, name)[1])
     if logarithmic:
         axes.set_yscale("log")
+    else:
+        _show_zero(axes)
     _finish(axes, "weights of the loss parts" + (", log scale" if logarithmic else ""))
+
+
+def _show_zero(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0), high * 1.05)
 
 
 _LOWER_PANELS = {"temperature": _temperature_panel, "weight/": _weights_panel}

@@ -74,12 +74,17 @@ def resolve_source(
 
 
 def write_generated(root: Path, generator: Generator, seed: int, name: str) -> None:
-    """Generates into `root`, whole or not at all, with the marker. Raises DataError where `root` exists."""
-    if root.exists():
-        raise DataError(f"{root}: exists already, and generating would overwrite it; remove it or choose another root")
+    """Generates into `root`, whole or not at all, with the marker. Raises DataError where `root` holds something."""
+    refuse_occupied(root)
     with folder_written_whole(root) as temporary:
         generator.write(temporary, seed)
         write_json(temporary / MARKER, {"dataset": name, "seed": seed, "settings": dict(generator.settings)})
+
+
+def refuse_occupied(root: Path) -> None:
+    """Raises DataError where writing a data set to `root` would overwrite something."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root}: exists already, and would be overwritten; remove it or choose another root")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def obtain_cache(
 ) -> tuple[CachedTeacher, bool]:
     """The cached signal and whether it was there before; `compute` returns logits by task and features by name.
 
-    `mode` is `ram`, `memmap`, or `auto` (memory up to 2 GiB). Raises CacheError where a file does not match its checksum.
+    `mode` is `ram`, `memmap`, or `auto` (memory up to 2 GiB). Raises CacheError where a checksum does not match.
     """
     folder = key.folder(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,9 @@ def _write(folder: Path, key: CacheKey, groups: Mapping[str, Mapping[str, Tensor
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
-                raise CacheError(f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}")
+                raise CacheError(
+                    f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}"
+                )
             file = f"{group}.{name}.npy"
             with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, tensor.to(getattr(torch, key.dtype)).numpy(), allow_pickle=False)

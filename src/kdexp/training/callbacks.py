@@ -68,10 +68,10 @@ class EpochRecorder(pl.Callback):
         last, best = self.folder.last_checkpoint, self.folder.best_checkpoint
         temporary = last.with_suffix(".tmp")
         try:
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary, weights_only=False)
             if not trainer.is_global_zero:
                 return
-            os.replace(temporary, last)
+            temporary.replace(last)
             if is_best:
                 _link_or_copy(last, best)
         except (OSError, RuntimeError) as error:
@@ -122,4 +122,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    temporary.replace(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import time
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from kdexp.contracts import Split, TaskSpec, Trial
 from kdexp.display import Stage
-from kdexp.errors import CacheError, RunFailed
+from kdexp.errors import CacheError
 from kdexp.records import RunFolder, read_lines
 from kdexp.training.callbacks import EpochProgress, EpochRecorder
 from kdexp.training.loader import BatchLoader
@@ -67,7 +68,7 @@ def fit(
         train,
         batch_size=batch_size,
         seed=order_seed,
-        epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
+        epoch=lambda: int(getattr(trainer.fit_loop.epoch_progress.current, "processed", 0)),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )
@@ -94,6 +95,8 @@ def fit(
 
 
 def _trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], folder: RunFolder) -> pl.Trainer:
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device lines and product tips; they set INFO on import
     return pl.Trainer(
         **options,
         callbacks=callbacks,
@@ -120,7 +123,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "save its state_dict alone with torch.save and use that"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is torn or no checkpoint ({str(error).splitlines()[0]}); remove it and run again") from None
+        raise CacheError(
+            f"{path} is torn or no checkpoint ({str(error).splitlines()[0]}); remove it and run again"
+        ) from None
 
 
 def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -98,9 +98,11 @@ class DistillationModule(pl.LightningModule):
         """What this epoch was, by name: loss parts (means over its samples), weights, temperature, rate, validation."""
         self._refuse_nan(everything=True)
         names = list(self._sums)
-        sums = torch.stack([self._sums[name] for name in names] + [torch.tensor(float(self._n_seen), device=self.device)])
+        sums = torch.stack(
+            [self._sums[name] for name in names] + [torch.tensor(float(self._n_seen), device=self.device)]
+        )
         if self.trainer.world_size > 1:
-            sums = self.all_gather(sums).sum(0)
+            sums = torch.as_tensor(self.all_gather(sums)).sum(0)
         *parts, n = sums.tolist()
         row = {f"train/{name}": value / n for name, value in zip(names, parts, strict=True)}
         if self._terms is not None:

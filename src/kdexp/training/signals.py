@@ -17,7 +17,7 @@ class SignalSource(Protocol):
 
 
 class LiveTeacher:
-    """Runs the teacher on each batch: frozen, in eval mode, without gradient, and no part of the student's checkpoint."""
+    """Runs the teacher on each batch: frozen, in eval mode, and no part of the student's checkpoint."""
 
     def __init__(self, model: nn.Module, fingerprint: str) -> None:
         self.model = model.eval().requires_grad_(False)

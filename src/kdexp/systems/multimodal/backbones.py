@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from kdexp.errors import ConfigError
 
+_BATCH_NORM_MOMENTUM = 0.3  # an epoch may be a few steps long; at 0.1 the running means would still be the initial ones
+
 
 class VisionEncoder(Protocol):
     """image (B, 1, S, S) float -> (B, out_features)."""
@@ -81,7 +83,7 @@ class ConvolutionalEncoder(nn.Module):
 def _stage(before: int, after: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(after),
+        nn.BatchNorm2d(after, momentum=_BATCH_NORM_MOMENTUM),
         nn.ReLU(inplace=True),
     )
 

@@ -89,7 +89,6 @@ class MedPix:
     """The data set. `root` holds `images/` and `splitted_dataset/`; stand-ins are kept under `generated_root`.
     Images become `image_size` x `image_size` grey pixels."""
 
-    name = "medpix"
     tasks = (
         TaskSpec(name="modality", kind="multiclass", classes=MODALITIES, metrics=METRICS),
         TaskSpec(name="location", kind="multiclass", classes=LOCATIONS, metrics=METRICS),
@@ -103,12 +102,14 @@ class MedPix:
         *,
         root: str | Path,
         generated_root: str | Path,
+        name: str = "medpix",
         source: SourceChoice = "auto",
         image_size: Annotated[int, Ge(8)] = 64,
         text: TextOptions | None = None,
         generator: GeneratorOptions | None = None,
         fetch: FetchOptions | None = None,
     ) -> None:
+        self.name = name
         self.root = Path(root)
         self.generated_root = Path(generated_root)
         self.image_size = image_size
@@ -158,11 +159,11 @@ class MedPix:
         return head | found
 
     def generate(self, root: Path, seed: int, progress: ProgressReport | None = None) -> None:
-        """Writes the stand-in to `root`, which must not exist."""
+        """Writes the stand-in to `root`, which must be empty or absent."""
         write_generated(Path(root), self._generator(progress), seed, self.name)
 
     def fetch(self, root: Path, progress: ProgressReport | None = None) -> None:
-        """Downloads the release to `root`, which must not exist; an interrupted download is gone on with."""
+        """Downloads the release to `root`, which must be empty or absent; an interrupted download is gone on with."""
         options = self.fetch_options
         medpix_release.fetch(Path(root), options.urls, timeout_seconds=options.timeout_seconds, progress=progress)
 

@@ -24,21 +24,28 @@ _NAMES_MODALITY = re.compile(r"\bct|\bmri?\b|\bt[12]|computed tomograph", re.IGN
 
 
 def inspect_records(root: Path, records: Records, image_hashes: Mapping[SplitName, Sequence[str]]) -> dict[str, Any]:
-    """Counts per split and label, captions, and dirt; `warnings` are sentences about what biases a result."""
+    """Counts per split and label, captions, and dirt, as tables (a mapping of rows) and single facts; `warnings` are
+    sentences about what biases a result."""
+    titles = _titles_also_in_train(root)
     return {
         "splits": {split: _counts(records[split]) for split in SPLITS},
+        "locations": {split: _location_counts(records[split]) for split in SPLITS},
+        "modality_by_location": _modality_by_location(records),
         "captions": {split: _captions(records[split]) for split in SPLITS},
         "dirt": {
-            "template_captions": {split: sum(map(_is_template, records[split])) for split in SPLITS},
-            "captions_for_both_modalities": _captions_for_both(records),
-            "type_differs_from_description": sum(
-                not record.scanner_words.startswith(record.modality) for split in SPLITS for record in records[split]
-            ),
-            "areas_in_several_locations": _ambiguous_areas(records),
-            "equal_image_files": {split: _repeats(image_hashes[split]) for split in SPLITS},
-            "image_files_without_record": _files_without_record(root, records),
-            "titles_also_in_train": _titles_also_in_train(root),
+            split: {
+                "template_captions": sum(map(_is_template, records[split])),
+                "equal_image_files": _repeats(image_hashes[split]),
+                "titles_also_in_train": titles[split],
+            }
+            for split in SPLITS
         },
+        "captions_for_both_modalities": _captions_for_both(records),
+        "type_differs_from_description": sum(
+            not record.scanner_words.startswith(record.modality) for split in SPLITS for record in records[split]
+        ),
+        "areas_in_several_locations": _ambiguous_areas(records),
+        "image_files_without_record": _files_without_record(root, records),
         "warnings": _warnings(records),
     }
 
@@ -48,17 +55,27 @@ def _counts(records: Sequence[MedPixRecord]) -> dict[str, Any]:
     for record in records:
         by_case[record.case].append(record)
     modality = Counter(record.modality for record in records)
-    location = Counter(record.location for record in records)
-    joint = Counter((record.location, record.modality) for record in records)
     sizes = [len(images) for images in by_case.values()]
     return {
         "images": len(records),
         "cases": len(by_case),
-        "modality": {name: modality[name] for name in MODALITIES},
-        "location": {name: location[name] for name in LOCATIONS},
-        "location_and_modality": {place: {name: joint[place, name] for name in MODALITIES} for place in LOCATIONS},
-        "cases_with_both_modalities": sum(len({image.modality for image in images}) > 1 for images in by_case.values()),
-        "images_per_case": {"median": median(sizes), "max": max(sizes)},
+        **{name: modality[name] for name in MODALITIES},
+        "cases_with_both": sum(len({image.modality for image in images}) > 1 for images in by_case.values()),
+        "images_per_case_median": median(sizes),
+        "images_per_case_max": max(sizes),
+    }
+
+
+def _location_counts(records: Sequence[MedPixRecord]) -> dict[str, int]:
+    counts = Counter(record.location for record in records)
+    return {place: counts[place] for place in LOCATIONS}
+
+
+def _modality_by_location(records: Records) -> dict[str, dict[str, int]]:
+    counts = Counter((record.location, split, record.modality) for split in SPLITS for record in records[split])
+    return {
+        place: {f"{split} {name}": counts[place, split, name] for split in SPLITS for name in MODALITIES}
+        for place in LOCATIONS
     }
 
 
@@ -69,7 +86,9 @@ def _captions(records: Sequence[MedPixRecord]) -> dict[str, Any]:
     hinting = sum(any(word in MODALITY_WORDS for word in words_of(caption)) for caption in captions)
     return {
         "distinct": len(set(captions)),
-        "words": {"median": median(lengths), "percentile_99": float(np.percentile(lengths, 99)), "max": max(lengths)},
+        "words_median": median(lengths),
+        "words_99_percent": float(np.percentile(lengths, 99)),
+        "words_max": max(lengths),
         "naming_the_modality": naming,
         "share_naming_the_modality": round(naming / len(captions), 4),
         "with_a_masked_word": hinting,
@@ -110,13 +129,14 @@ def _files_without_record(root: Path, records: Records) -> int:
     return len({path.name for path in (root / "images").iterdir()} - described)
 
 
-def _titles_also_in_train(root: Path) -> dict[str, int] | None:
-    """Cases whose diagnosis title occurs in train too; None where the case files, which no model needs, are absent."""
+def _titles_also_in_train(root: Path) -> dict[SplitName, int | None]:
+    """Cases whose diagnosis title occurs in train too; None in train, and where a case file, which no model needs, is
+    absent."""
     if not all(cases_file(root, split).is_file() for split in SPLITS):
-        return None
+        return dict.fromkeys(SPLITS)
     titles = {split: [_title(case) for _, case in read_json_lines(cases_file(root, split))] for split in SPLITS}
     known = set(titles["train"]) - {""}
-    return {split: sum(title in known for title in titles[split]) for split in ("val", "test")}
+    return {split: sum(title in known for title in titles[split]) if split != "train" else None for split in SPLITS}
 
 
 def _title(case: Mapping[str, Any]) -> str:

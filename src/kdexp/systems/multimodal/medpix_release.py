@@ -20,7 +20,7 @@ from kdexp.contracts import ProgressReport
 from kdexp.errors import DataError
 from kdexp.systems.download import download
 from kdexp.systems.multimodal.medpix_files import read_records
-from kdexp.systems.sources import download_folder, folder_written_whole
+from kdexp.systems.sources import download_folder, folder_written_whole, refuse_occupied
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -33,10 +33,10 @@ def fetch(root: Path, urls: Sequence[str], *, timeout_seconds: float, progress: 
     """Downloads the archives beside `root`, unpacks them, checks the records, and only then makes `root` appear.
 
     The archives are removed afterwards; their noted hashes stay, so a second fetch must bring the same content.
-    Raises DataError where `root` exists, a transfer breaks off, an archive is unsafe, or the release is incomplete.
+    Raises DataError where `root` holds something, a transfer breaks off, an archive is unsafe, or the release is
+    incomplete.
     """
-    if root.exists():
-        raise DataError(f"{root}: exists already, and fetching would overwrite it; remove it or choose another root")
+    refuse_occupied(root)
     folder = download_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     try:

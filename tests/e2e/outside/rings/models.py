@@ -23,7 +23,9 @@ class RingNet(nn.Module):
         dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1,
     ) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(n_inputs, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Linear(n_inputs, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU()
+        )
         self.heads = nn.ModuleDict({task.name: nn.Linear(width, len(task.classes)) for task in tasks})
 
     def forward(self, inputs: Mapping[str, Tensor]) -> StudentOutput:
