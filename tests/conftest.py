@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from kdexp.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = ROOT / "tests" / "e2e" / "outside"
@@ -90,3 +95,36 @@ def rings_words(*words: str) -> list[str]:
 @pytest.fixture
 def kdexp(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def run_main() -> Callable[..., Finished]:
+    """`kdexp` with these words in this folder, inside this process: quick, since torch is imported once.
+
+    `{outside}` in a word stands for the configs of the small system outside the package.
+    """
+
+    def run(cwd: Path, *words: str, **environment: str) -> Finished:
+        out, err = io.StringIO(), io.StringIO()
+        variables = {"KDEXP_TRUSTED_PACKAGES": "rings", "COLUMNS": "200"} | environment
+        filled = [word.replace("{outside}", str(OUTSIDE / "conf")) for word in words]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["kdexp", *filled])
+            patch.syspath_prepend(str(OUTSIDE))
+            for name in [name for name in os.environ if name.startswith(("KDEXP_", "WANDB_"))]:
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            code: object = 0
+            handlers = logging.getLogger().handlers[:]
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as ended:
+                    code = ended.code or 0
+                finally:
+                    logging.getLogger().handlers[:] = handlers
+        return Finished(int(str(code)), out.getvalue(), err.getvalue())
+
+    return run

@@ -17,6 +17,9 @@ from kdexp.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+_MOST_COLUMNS = 6
+
+
 
 def data_action(cfg: Mapping[str, Any]) -> None:
     """Does what `action` says. Raises DataError for what the files hold, ConfigError for what cannot be done."""
@@ -48,7 +51,9 @@ def _described(title: str, facts: Mapping[str, Any]) -> Group:
     parts: list[Any] = [Text(title, style="bold")]
     single = Table(show_header=False, box=None)
     for key, value in facts.items():
-        if not isinstance(value, Mapping):
+        if isinstance(value, list) and value and all(isinstance(item, str) and " " in item for item in value):
+            parts.append(Group(Text(str(key)), *(Text(f"- {sentence}") for sentence in value)))
+        elif not isinstance(value, Mapping):
             single.add_row(str(key), _short(value))
         elif value and all(isinstance(row, Mapping) for row in value.values()):
             parts.append(_table(str(key), value))
@@ -62,9 +67,12 @@ def _described(title: str, facts: Mapping[str, Any]) -> Group:
 
 def _table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    if len(columns) > max(_MOST_COLUMNS, len(rows)):
+        turned = {name: {row: values.get(name, "") for row, values in rows.items()} for name in columns}
+        return _table(title, turned)
     table = Table(title=title, title_justify="left")
     for name in ["", *columns]:
-        table.add_column(str(name), justify="left" if not name else "right")
+        table.add_column(str(name).replace("_", " "), justify="left" if not name else "right")
     for name, row in rows.items():
         table.add_row(str(name), *(_short(row.get(column, "")) for column in columns))
     return table

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from kdexp.errors import ConfigError
+from kdexp.errors import ConfigError, KdexpError
 from kdexp.records import RunFolder, redact, written_whole
 
 
@@ -19,11 +19,6 @@ def claimed(folder: RunFolder, cfg: Mapping[str, Any]) -> Iterator[None]:
 
     Raises ConfigError where another process works in it, or where it holds a run that this one does not resume.
     """
-    resuming = bool(cfg["resume"])
-    if folder.config.exists() and not resuming:
-        raise ConfigError(
-            f"{folder.path} holds a run already; continue it with resume={folder.path}, or choose another folder"
-        )
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.path / ".lock")
     try:
@@ -32,14 +27,28 @@ def claimed(folder: RunFolder, cfg: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(
             f"{folder.path}: another process runs in this folder; wait for it or choose another"
         ) from None
-    try:
-        if folder.config.exists() and not resuming:  # it came while this process was on its way here
-            raise ConfigError(f"{folder.path} holds a run already; choose another folder")
-        if not resuming:
+    with lock:
+        if cfg["resume"]:
+            yield
+        elif folder.config.exists():
+            raise ConfigError(
+                f"{folder.path} holds a run already; continue it with resume={folder.path}, or choose another folder"
+            )
+        else:
             write_config(folder, cfg)
+            with _nothing_left_of_bad_input(folder):
+                yield
+
+
+@contextmanager
+def _nothing_left_of_bad_input(folder: RunFolder) -> Iterator[None]:
+    try:
         yield
-    finally:
-        lock.release()
+    except KdexpError:
+        if {file.name for file in folder.path.iterdir()} <= {folder.config.name, ".lock"}:  # nothing was trained
+            for file in folder.path.iterdir():
+                file.unlink()
+        raise
 
 
 def write_config(folder: RunFolder, cfg: Mapping[str, Any]) -> None:

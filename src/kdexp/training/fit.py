@@ -113,7 +113,9 @@ def _trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], folder: R
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, tensors and plain values only. Raises CacheError for a torn file or one with code."""
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused or read, not guessed at
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise CacheError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:

@@ -1,0 +1,52 @@
+"""Interleaved rounds of processor time, and the ratios that come of them.
+
+Processor time of a process, all its threads together, hardly depends on what else the machine does. Variants take
+turns within a round, and a ratio is taken within a round, so that what drifts over minutes hits both sides alike.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+Costs = Mapping[str, float]
+"""Processor seconds by the part that took them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """One cost over another, once per round. `target` is the upper bound aimed at, None for information only."""
+
+    name: str
+    per_round: tuple[float, ...]
+    target: float | None = None
+
+    @property
+    def median(self) -> float:
+        return median(self.per_round)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What each variant cost, round by round."""
+
+    costs: Mapping[str, list[Costs]]
+
+    def ratio(self, name: str, above: str, below: str, part: str, target: float | None = None) -> Ratio:
+        """Variant `above` over variant `below`, both for the same part."""
+        pairs = zip(self.costs[above], self.costs[below], strict=True)
+        return Ratio(name=name, per_round=tuple(a[part] / b[part] for a, b in pairs), target=target)
+
+
+def interleaved(variants: Mapping[str, Callable[[], Costs]], n_rounds: int) -> Rounds:
+    """Runs all variants once without counting, then in turns; every other round in reverse order."""
+    for run in variants.values():
+        run()
+    costs: dict[str, list[Costs]] = {name: [] for name in variants}
+    for number in range(n_rounds):
+        for name in list(variants)[:: -1 if number % 2 else 1]:
+            gc.collect()  # so that no variant pays for the garbage of another
+            costs[name].append(variants[name]())
+    return Rounds(costs)

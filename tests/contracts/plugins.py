@@ -1,0 +1,151 @@
+"""Finds every plug-in that a config can choose, in `conf/` and in the system that lives outside, and composes it as the
+command line does. The suites of this folder and the config tests run on what is found here."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import OUTSIDE, ROOT
+from hydra import compose, initialize_config_dir
+from hydra._internal.execution_policy import execution_whitelist
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from kdexp import check
+from kdexp.building import build_dataset, build_model
+from kdexp.config import TrainConfig
+from kdexp.contracts import Dataset
+
+CONF = ROOT / "conf"
+HOMES = (CONF, OUTSIDE / "conf")
+DATA_SEED = 5
+_NOT_A_MODEL = {"base"}  # what teachers share
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group, of both homes."""
+    return sorted({path.stem for home in HOMES for path in (home / group).glob("*.yaml")})
+
+
+DATASETS = options("dataset")
+
+
+@contextmanager
+def outside_trusted() -> Iterator[None]:
+    """The outside system can be imported and named, and configs may build what the whitelist allows, nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(OUTSIDE)])
+        patch.setenv(check.TRUST_VARIABLE, "rings")
+        with execution_whitelist(check.execution_whitelist()):
+            yield
+
+
+def composed(*words: str, verb: str = "train") -> DictConfig:
+    """The configuration that these words of a command line mean, without Hydra's own section."""
+    search = "hydra.searchpath=[file://{}]".format(OUTSIDE / "conf")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF)):
+        cfg = compose(verb, [search, *words], return_hydra_config=True)
+    with open_dict(cfg):
+        hydra = cfg.pop("hydra")
+        if "choices" in cfg:  # it points into what is Hydra's
+            cfg.choices = hydra.runtime.choices
+    return cfg
+
+
+def checked(*words: str) -> dict[str, Any]:
+    """The same as plain values, as a run gets them. Raises ConfigError with every mistake."""
+    return check.check_config(composed(*words), TrainConfig, overrides=words)
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A model of the configs: which data set it is for, and the words that choose it."""
+
+    role: str
+    dataset: str
+    words: tuple[str, ...] = field(default=())
+
+    @property
+    def node(self) -> str:
+        return "student" if self.role == "student" else "teacher.model"
+
+    def __str__(self) -> str:
+        return " ".join([self.role, self.dataset, *self.words])
+
+    def build(self, dataset: Dataset, seed: int = 1) -> nn.Module:
+        node: Any = plain(f"dataset={self.dataset}", *self.words)
+        for name in self.node.split("."):
+            node = node[name]
+        return build_model(node, dataset, seed, self.node)
+
+
+@functools.cache
+def plain(*words: str) -> dict[str, Any]:
+    return checked(*words)
+
+
+def model_cases() -> list[ModelCase]:
+    """Every student and teacher with its data set, then every choice inside a model, such as a fusion."""
+    cases = []
+    for role in ("student", "teacher"):
+        for option in options(role):
+            if option in _NOT_A_MODEL:
+                continue
+            dataset = _dataset_of(role, option)
+            cases.append(ModelCase(role, dataset, () if option == dataset else (f"{role}={option}",)))
+    return cases + [case for part in _parts() for case in _part_cases(part)]
+
+
+def _dataset_of(role: str, option: str) -> str:
+    """A model is named as its data set, or begins with that name: `arc`, `arc_context`."""
+    fits = [name for name in DATASETS if option == name or option.startswith(f"{name}_")]
+    assert fits, f"conf/{role}/{option}.yaml belongs to no data set: begin its name with one of {DATASETS}"
+    return max(fits, key=len)
+
+
+def _parts() -> list[str]:
+    """Groups inside the models' groups: `student/fusion`."""
+    folders = {path.name for home in HOMES for path in (home / "student").glob("*") if path.is_dir()}
+    return [f"student/{name}" for name in sorted(folders)]
+
+
+def _part_cases(group: str) -> list[ModelCase]:
+    """Each option of the group in every model that has such a part, as student and as teacher."""
+    cases = []
+    for dataset in DATASETS:
+        chosen = composed(f"dataset={dataset}").choices
+        for key, name in chosen.items():
+            if key.partition("@")[0] == group:
+                role = "teacher" if "@teacher." in key else "student"
+                cases += [ModelCase(role, dataset, (f"{key}={o}",)) for o in options(group) if o != name]
+    return cases
+
+
+def small(name: str) -> tuple[str, ...]:
+    """The words that make a data set small and synthetic, where it has such settings."""
+    node = composed(f"dataset={name}").dataset
+    words = (("source", "synthetic"), ("generator.preset", "small"))
+    return tuple(f"dataset.{key}={value}" for key, value in words if OmegaConf.select(node, key) is not None)
+
+
+def unread(name: str, base: Path, *words: str) -> Dataset:
+    """A small data set that is not set up; what it generates lies under `base`."""
+    root = (f"paths.output_root={base / 'outputs'}", f"paths.data_root={base / 'data'}")
+    return build_dataset(plain(f"dataset={name}", *root, *small(name), *words)["dataset"])
+
+
+@functools.cache
+def opened(name: str, base: Path, *words: str, seed: int = DATA_SEED) -> Dataset:
+    """The same, set up once for all suites; read only."""
+    dataset = unread(name, base, *words)
+    dataset.setup(seed)
+    return dataset
