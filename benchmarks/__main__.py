@@ -38,14 +38,13 @@ def _training(which: Sequence[str], n_rounds: int, smoke: bool, console: Console
     torch.set_num_threads(1)
     with opened(small=smoke) as work:
         console.print(f"data: {work.describe()}; student and teacher of conf/, CPU, float32")
+        n_epochs = 1 if smoke else 3
         if "teacher" in which:
-            n_epochs = 1 if smoke else 3
-            title = f"teacher: {n_epochs} epochs of fit a round, with validation and checkpoint; CE + KL against CE"
+            title = f"teacher: {n_epochs} epoch(s) of fit a round, with validation and checkpoint; CE + KL against CE"
             console.print(_table(title, teacher_ratios(work, n_rounds, n_epochs)))
         if "loop" in which:
-            n_epochs = 1 if smoke else work.cfg["trainer"]["max_epochs"]
             title = (
-                f"loop: {n_epochs} epochs a round, CE + KL with cached outputs, same batches, AdamW (fused), final "
+                f"loop: {n_epochs} epoch(s) a round, CE + KL with cached outputs, same batches, AdamW (fused), final "
                 "weights equal to the bit. fit: from call to return, with checkpoints and metrics on disk. By hand: "
                 "loss and validation, none of these"
             )
@@ -66,7 +65,7 @@ def _table(title: str, ratios: Sequence[Ratio]) -> Table:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios of processor time.")
     parser.add_argument("which", nargs="?", choices=("all", *WHICH), default="all", help="what to measure (all)")
-    parser.add_argument("--rounds", type=_positive, default=5, help="how often each pair is measured (5)")
+    parser.add_argument("--rounds", type=_positive, default=7, help="how often each ratio is measured (7)")
     parser.add_argument("--smoke", action="store_true", help="one tiny round: that it runs, not how fast")
     return parser.parse_args(words)
 

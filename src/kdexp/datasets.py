@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 _MOST_COLUMNS = 6
 
 
-
 def data_action(cfg: Mapping[str, Any]) -> None:
     """Does what `action` says. Raises DataError for what the files hold, ConfigError for what cannot be done."""
     dataset = build_dataset(cfg["dataset"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdexp.bootstrap import cluster_bootstrap
 from kdexp.contracts import Dataset, Split, SplitName
+from kdexp.display import Stage
 from kdexp.predictions import Predictions
 from kdexp.records import RunFolder
 from kdexp.training.fit import SplitOutputs, predict
@@ -27,6 +28,7 @@ def measure(
     batch_size: int,
     device: torch.device,
     interval: Mapping[str, Any],
+    stage: Stage | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
     """Metrics and intervals by split; the predictions that they were computed from are written first.
 
@@ -42,6 +44,8 @@ def measure(
         metrics[name] = split_metrics(dataset.tasks, dataset.score, outputs.logits, outputs.targets, outputs.masks)
         found = cluster_bootstrap(predictions, dataset.tasks, dataset.score, **interval)
         intervals[name] = {metric: value.as_dict() for metric, value in found.items()}
+        if stage is not None:
+            stage.advance()
     return metrics, intervals
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdexp.building import build_logger, build_model, build_optimizer, model_size
-from kdexp.contracts import Dataset, Trial
+from kdexp.contracts import Dataset, SplitName, Trial
 from kdexp.display import Display
 from kdexp.distill.objective import Objective, none
 from kdexp.errors import CacheError
@@ -42,7 +42,11 @@ class Bench:
     device: torch.device
     is_main: bool
 
-    def measure(self, model: nn.Module, splits: Any, folder: RunFolder, view: str) -> tuple[Any, Any]:
+    def measure(
+        self, model: nn.Module, splits: Sequence[SplitName], folder: RunFolder, view: str
+    ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
+        """Metrics and intervals by split, with the run's settings."""
+        stage = self.display.stage(f"measuring the {view}", len(splits))
         return measure(
             model,
             self.dataset,
@@ -52,6 +56,7 @@ class Bench:
             batch_size=self.cfg["data"]["eval_batch_size"],
             device=self.device,
             interval=self.cfg["interval"],
+            stage=stage,
         )
 
     def model_facts(self, model: nn.Module, view: str) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def train_student(
 def _measured_student(bench: Bench, folder: RunFolder, model: nn.Module, result: FitResult, with_test: bool) -> Record:
     started = time.perf_counter()
     model.load_state_dict(model_state(load_checkpoint(folder.best_checkpoint)))
-    splits = ("val", "test") if with_test else ("val",)
+    splits: tuple[SplitName, ...] = ("val", "test") if with_test else ("val",)
     metrics, intervals = bench.measure(model, splits, folder, "student")
     return {
         "status": "pruned" if result.pruned else "done",

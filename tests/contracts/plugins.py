@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OUTSIDE, ROOT
 from hydra import compose, initialize_config_dir
 from hydra._internal.execution_policy import execution_whitelist
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from conftest import OUTSIDE, ROOT
 from kdexp import check
 from kdexp.building import build_dataset, build_model
 from kdexp.config import TrainConfig
@@ -38,6 +38,11 @@ def options(group: str) -> list[str]:
 DATASETS = options("dataset")
 
 
+def has_files(name: str) -> bool:
+    """Whether a data set reads files that may be there, rather than drawing all samples itself."""
+    return any("root" in OmegaConf.load(path) for home in HOMES for path in (home / "dataset").glob(f"{name}.yaml"))
+
+
 @contextmanager
 def outside_trusted() -> Iterator[None]:
     """The outside system can be imported and named, and configs may build what the whitelist allows, nothing else."""
@@ -48,9 +53,9 @@ def outside_trusted() -> Iterator[None]:
             yield
 
 
-def composed(*words: str, verb: str = "train") -> DictConfig:
+def composed(*words: str, verb: str = "train", homes: Sequence[Path] = HOMES[1:]) -> DictConfig:
     """The configuration that these words of a command line mean, without Hydra's own section."""
-    search = "hydra.searchpath=[file://{}]".format(OUTSIDE / "conf")
+    search = "hydra.searchpath=[{}]".format(",".join(f"file://{home}" for home in homes))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF)):
         cfg = compose(verb, [search, *words], return_hydra_config=True)
@@ -61,9 +66,15 @@ def composed(*words: str, verb: str = "train") -> DictConfig:
     return cfg
 
 
-def checked(*words: str) -> dict[str, Any]:
+def checked(*words: str, homes: Sequence[Path] = HOMES[1:]) -> dict[str, Any]:
     """The same as plain values, as a run gets them. Raises ConfigError with every mistake."""
-    return check.check_config(composed(*words), TrainConfig, overrides=words)
+    return check.check_config(composed(*words, homes=homes), TrainConfig, overrides=words)
+
+
+@functools.cache
+def plain(*words: str) -> dict[str, Any]:
+    """The same, composed once; read only."""
+    return checked(*words)
 
 
 @dataclass(frozen=True)
@@ -86,11 +97,6 @@ class ModelCase:
         for name in self.node.split("."):
             node = node[name]
         return build_model(node, dataset, seed, self.node)
-
-
-@functools.cache
-def plain(*words: str) -> dict[str, Any]:
-    return checked(*words)
 
 
 def model_cases() -> list[ModelCase]:

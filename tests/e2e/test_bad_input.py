@@ -145,7 +145,9 @@ class TestTeacherCheckpoints:
         assert done.code == 0, done.err
         record = json.loads(next((tmp_path / "outputs").rglob("run.json")).read_text())
         assert record["teacher"]["epochs"] == 0
-        assert record["teacher"]["fingerprint"] == json.loads((trained.parent / "teacher.json").read_text())["fingerprint"]
+        assert (
+            record["teacher"]["fingerprint"] == json.loads((trained.parent / "teacher.json").read_text())["fingerprint"]
+        )
 
     def refused(self, run_main, tmp_path, path) -> str:
         ended = run_main(tmp_path, "train", *RINGS, "trainer.max_epochs=2", f"teacher.checkpoint={path}")

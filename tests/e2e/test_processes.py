@@ -33,15 +33,16 @@ def test_two_runs_that_want_the_same_teacher_train_it_once(kdexp):
 
 
 def test_a_second_run_on_the_same_folder_is_refused(kdexp):
-    first = started(kdexp, "hydra.run.dir=here", "trainer.max_epochs=200")
+    first = started(kdexp, "hydra.run.dir=here", "trainer.max_epochs=100000")
     deadline = time.monotonic() + 120
     while not (kdexp.cwd / "here" / "config.yaml").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     second = kdexp.rings(*SHORT, "hydra.run.dir=here", "seed=7")
     resumed = kdexp.rings("train", "resume=here")
-    assert first.poll() is None, "the first run should still be at work"
+    ended = first.poll()
     first.kill()
-    first.communicate()
+    said = first.communicate()
+    assert ended is None, f"the first run should still be at work: {said}"
     for refused in (second, resumed):
         assert refused.code == 2
         assert "another process runs in this folder" in refused.text

@@ -120,8 +120,7 @@ def _notes(record: Record, splits: list[str]) -> Text:
     lines += _latency_note(record)
     if record.get("no_kd"):
         lines.append(
-            "One seed: no claim that one student is better than the other; "
-            "`python -m kdexp confirm` compares them on fresh seeds."
+            "One seed: no claim that one student is better than the other; that takes pairs of runs on several seeds."
         )
     return Text("\n".join(lines), style="dim")
 

@@ -1,0 +1,25 @@
+# `make check` is what the continuous integration runs first; `make slow` is its second step.
+PYTHON ?= python
+
+.PHONY: check format lint types tests slow fix
+
+check: format lint types tests
+
+format:
+	$(PYTHON) -m ruff format --check src tests benchmarks
+
+lint:
+	$(PYTHON) -m ruff check src tests benchmarks
+
+types:
+	$(PYTHON) -m mypy
+
+tests:
+	$(PYTHON) -m pytest -m "not slow"
+
+slow:
+	$(PYTHON) -m pytest -m slow
+
+fix:
+	$(PYTHON) -m ruff format src tests benchmarks
+	$(PYTHON) -m ruff check --fix src tests benchmarks

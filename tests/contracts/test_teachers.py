@@ -1,0 +1,178 @@
+"""What every teacher of the configs promises: live and cached, in memory or mapped, it says the same to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from contracts.plugins import DATASETS, ModelCase, model_cases, opened, outside_trusted
+from kdexp.contracts import Batch, Dataset, LossTerms, Progress, StudentOutput, TeacherSignal
+from kdexp.distill.objective import Objective, ce_lambda_kl
+from kdexp.errors import CacheError
+from kdexp.training.cache import CacheKey, obtain_cache
+from kdexp.training.fit import predict
+from kdexp.training.signals import CachedTeacher, LiveTeacher, SignalSource
+from kdexp.training.teacher import weights_fingerprint
+
+SIZE = 8
+HALF_TOLERANCE = 1e-3
+"""Half precision keeps eleven bits: a logit is off by at most 1/2048 of its size, the loss moves by less than this."""
+
+with outside_trusted():
+    CASES = [case for case in model_cases() if case.role == "teacher"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outside() -> Iterator[None]:
+    with outside_trusted():
+        yield
+
+
+@dataclass
+class Stage:
+    """A teacher, a student and their data; the teacher's outputs are computed as a run computes them."""
+
+    dataset: Dataset
+    teacher: nn.Module
+    student: nn.Module
+    root: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return weights_fingerprint(self.teacher.state_dict())
+
+    @property
+    def live(self) -> LiveTeacher:
+        return LiveTeacher(self.teacher, self.fingerprint)
+
+    def key(self, dtype: str = "float32") -> CacheKey:
+        return CacheKey(teacher=self.fingerprint, data=self.dataset.fingerprint, dtype=dtype, names=())
+
+    def cached(self, mode: str, dtype: str = "float32") -> CachedTeacher:
+        def compute() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+            found = predict(
+                self.teacher, self.dataset.split("train"), self.dataset.tasks, batch_size=SIZE, view="teacher"
+            )
+            return found.logits, found.features
+
+        return obtain_cache(self.root, self.key(dtype), mode, compute)[0]
+
+    def batches(self) -> list[Batch]:
+        split = self.dataset.split("train")
+        return [split.fetch(index) for index in torch.arange(len(split)).split(SIZE)]
+
+    def output(self, batch: Batch) -> StudentOutput:
+        return self.student.eval()(batch.student)
+
+    def loss(self, source: SignalSource, batch: Batch) -> LossTerms:
+        progress = Progress(epoch=0.0, step=0.0)
+        return objective()(self.output(batch), source.signal(batch), batch.targets, progress, self.dataset.tasks)
+
+
+def objective() -> Objective:
+    return ce_lambda_kl(temperature=2.0, weights={"ce": 1.0, "kl": 1.0})
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    case: ModelCase = request.param
+    dataset = opened(case.dataset, tmp_path_factory.getbasetemp() / "plugins")
+    student = ModelCase("student", case.dataset).build(dataset)
+    return Stage(dataset, case.build(dataset), student, tmp_path_factory.mktemp("outputs"))
+
+
+def test_the_suite_sees_all_teachers() -> None:
+    found = {str(case) for case in CASES}
+    assert len(found) >= 3
+    assert {f"teacher {name}" for name in DATASETS} <= found
+
+
+def assert_same(one: TeacherSignal, other: TeacherSignal) -> None:
+    assert one.values.keys() == other.values.keys()
+    assert (one.kind, one.temperature, one.fingerprint) == (other.kind, other.temperature, other.fingerprint)
+    for task, values in one.values.items():
+        assert values.dtype == other.values[task].dtype == torch.float32
+        assert torch.equal(values, other.values[task])
+
+
+def test_live_memory_and_mapped_say_the_same_to_the_bit(stage: Stage) -> None:
+    live, memory, mapped = stage.live, stage.cached("ram"), stage.cached("memmap")
+    batches = stage.batches()
+    assert len(batches) >= 2
+    for batch in batches:
+        signal = live.signal(batch)
+        assert set(signal.values) == {task.name for task in stage.dataset.tasks}
+        assert_same(signal, memory.signal(batch))
+        assert_same(signal, mapped.signal(batch))
+        losses = [stage.loss(source, batch) for source in (live, memory, mapped)]
+        assert losses[0].parts["kl"] > 0
+        assert losses[0].total.item() == losses[1].total.item() == losses[2].total.item()
+
+
+def test_shuffled_batches_look_up_their_own_rows(stage: Stage) -> None:
+    """Other batch mates: the same up to the rounding of another order of sums."""
+    split = stage.dataset.split("train")
+    index = torch.randperm(len(split), generator=torch.Generator().manual_seed(1))[: 2 * SIZE]
+    batch = split.fetch(index)
+    live, cached = stage.live.signal(batch), stage.cached("ram").signal(batch)
+    for task, values in live.values.items():
+        torch.testing.assert_close(cached.values[task], values, atol=1e-5, rtol=1e-5)
+    losses = [stage.loss(source, batch).total.item() for source in (stage.live, stage.cached("ram"))]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_half_precision_cache_is_within_its_tolerance_and_half_the_size(stage: Stage) -> None:
+    half, whole = stage.cached("ram", "float16"), stage.cached("ram")
+    for task, values in half.values.items():
+        assert values.dtype == torch.float16 and whole.values[task].dtype == torch.float32
+        error = (values.float() - whole.values[task]).abs()
+        assert (error <= whole.values[task].abs() / 2048 + 1e-7).all()
+    batch = stage.batches()[0]
+    assert half.signal(batch).values[stage.dataset.tasks[0].name].dtype == torch.float32
+    assert stage.loss(half, batch).total.item() == pytest.approx(
+        stage.loss(stage.live, batch).total.item(), abs=HALF_TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("mode", ["live", "ram", "memmap"])
+def test_no_gradient_reaches_the_teacher(stage: Stage, mode: str) -> None:
+    source: SignalSource = stage.live if mode == "live" else stage.cached(mode)
+    stage.student.zero_grad()
+    stage.loss(source, stage.batches()[0]).total.backward()
+    assert any(parameter.grad is not None for parameter in stage.student.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in stage.live.model.parameters())
+    assert not stage.live.model.training
+    assert all(not values.requires_grad for values in source.signal(stage.batches()[0]).values.values())
+
+
+def test_the_signal_is_the_callers_to_change(stage: Stage) -> None:
+    batch = stage.batches()[0]
+    cached = stage.cached("memmap")
+    before = {task: values.clone() for task, values in cached.signal(batch).values.items()}
+    for values in cached.signal(batch).values.values():
+        values.zero_()
+    assert all(torch.equal(values, before[task]) for task, values in cached.signal(batch).values.items())
+
+
+def test_the_fingerprint_moves_with_one_weight(stage: Stage) -> None:
+    state = {name: tensor.clone() for name, tensor in stage.teacher.state_dict().items()}
+    assert weights_fingerprint(state) == stage.fingerprint
+    next(iter(state.values())).view(-1)[0] += 1e-3
+    assert weights_fingerprint(state) != stage.fingerprint
+
+
+def test_a_damaged_cache_is_refused(stage: Stage, tmp_path: Path) -> None:
+    whole = Stage(stage.dataset, stage.teacher, stage.student, tmp_path)
+    whole.cached("ram")
+    file = sorted(whole.key().folder(tmp_path).glob("*.npy"))[0]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for mode in ("ram", "memmap"):
+        with pytest.raises(CacheError, match=f"{file.name} is missing or was changed"):
+            whole.cached(mode)
