@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks.timing import Costs, Ratio, interleaved
+from benchmarks.timing import Costs, Plan, Ratio, interleaved
 
 
-def startup_ratios(n_rounds: int) -> list[Ratio]:
+def startup_ratios(plan: Plan) -> list[Ratio]:
     """`kdexp --help` and `kdexp train --help` against `import hydra`, each in a process of its own."""
     rounds = interleaved(
         {
@@ -19,7 +19,7 @@ def startup_ratios(n_rounds: int) -> list[Ratio]:
             "help": _child("-m", "kdexp", "--help"),
             "train": _child("-m", "kdexp", "train", "--help"),
         },
-        n_rounds,
+        plan,
     )
     return [
         rounds.ratio("kdexp --help / import hydra", "help", "hydra", "process", 2.0),

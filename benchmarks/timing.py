@@ -1,7 +1,7 @@
 """Interleaved rounds of processor time, and the ratios that come of them.
 
-Processor time of a process, all its threads together, hardly depends on what else the machine does. Variants take
-turns within a round, and a ratio is taken within a round, so that what drifts over minutes hits both sides alike.
+Processor time, all threads of a process together, depends less than the clock on what else the machine does. Variants
+take turns within a round, and a ratio is taken within a round, so that what drifts over minutes hits both sides alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ from statistics import median
 
 Costs = Mapping[str, float]
 """Processor seconds by the part that took them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much to measure: rounds, epochs of training in each, and whether all variants run once uncounted before."""
+
+    n_rounds: int
+    n_epochs: int = 3
+    warm_up: bool = True
+
+
+SMOKE = Plan(n_rounds=1, n_epochs=1, warm_up=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +52,13 @@ class Rounds:
         return Ratio(name=name, per_round=tuple(a[part] / b[part] for a, b in pairs), target=target)
 
 
-def interleaved(variants: Mapping[str, Callable[[], Costs]], n_rounds: int) -> Rounds:
-    """Runs all variants once without counting, then in turns; every other round in reverse order."""
-    for run in variants.values():
-        run()
+def interleaved(variants: Mapping[str, Callable[[], Costs]], plan: Plan) -> Rounds:
+    """Runs the variants in turns, every other round in reverse order."""
+    if plan.warm_up:
+        for run in variants.values():
+            run()
     costs: dict[str, list[Costs]] = {name: [] for name in variants}
-    for number in range(n_rounds):
+    for number in range(plan.n_rounds):
         for name in list(variants)[:: -1 if number % 2 else 1]:
             gc.collect()  # so that no variant pays for the garbage of another
             costs[name].append(variants[name]())

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.timing import Costs, Ratio, interleaved
+from benchmarks.timing import Costs, Plan, Ratio, interleaved
 from benchmarks.workload import EpochClock, Workload, lightning_fit
 from kdexp.building import build_optimizer
 from kdexp.contracts import Progress
-from kdexp.display import Display
 from kdexp.distill.objective import Objective
 from kdexp.seeds import derive_seed
 from kdexp.training.fit import predict
@@ -20,13 +19,13 @@ from kdexp.training.metrics import split_metrics
 from kdexp.training.signals import SignalSource
 
 
-def teacher_ratios(work: Workload, n_rounds: int, n_epochs: int) -> list[Ratio]:
+def teacher_ratios(work: Workload, plan: Plan) -> list[Ratio]:
     """Epochs of one student without a teacher, with its cached outputs, and with the teacher running."""
 
     def epochs_of(objective: Objective, source: SignalSource | None) -> Callable[[], Costs]:
         def run() -> Costs:
             clock = EpochClock()
-            lightning_fit(work, work.student(), objective, source, n_epochs, clock)
+            lightning_fit(work, work.student(), objective, source, plan.n_epochs, clock)
             return {"epoch": clock.epochs, "steps": clock.steps}
 
         return run
@@ -37,7 +36,7 @@ def teacher_ratios(work: Workload, n_rounds: int, n_epochs: int) -> list[Ratio]:
             "cached": epochs_of(work.distilled, work.cached),
             "live": epochs_of(work.distilled, work.live),
         },
-        n_rounds,
+        plan,
     )
     return [
         rounds.ratio("cached-teacher epoch / student-only epoch", "cached", "student only", "epoch", 1.10),
@@ -46,8 +45,8 @@ def teacher_ratios(work: Workload, n_rounds: int, n_epochs: int) -> list[Ratio]:
     ]
 
 
-def loop_ratios(work: Workload, n_rounds: int, n_epochs: int) -> list[Ratio]:
-    """`fit`, from its call to its return, against the loop below; RuntimeError where they end with other weights."""
+def loop_ratios(work: Workload, plan: Plan) -> list[Ratio]:
+    """`fit`, with all that it sets up, against the loop below; RuntimeError where they end with other weights."""
     trained: dict[str, nn.Module] = {}
 
     def timed(name: str, train: Callable[[nn.Module], object]) -> Callable[[], Costs]:
@@ -60,12 +59,12 @@ def loop_ratios(work: Workload, n_rounds: int, n_epochs: int) -> list[Ratio]:
         return run
 
     def by_lightning(model: nn.Module) -> None:
-        lightning_fit(work, model, work.distilled, work.cached, n_epochs, Display().stage("student"))
+        lightning_fit(work, model, work.distilled, work.cached, plan.n_epochs, EpochClock())
 
     def by_hand(model: nn.Module) -> None:
-        handwritten_fit(work, model, n_epochs)
+        handwritten_fit(work, model, plan.n_epochs)
 
-    rounds = interleaved({"fit": timed("fit", by_lightning), "hand": timed("hand", by_hand)}, n_rounds)
+    rounds = interleaved({"fit": timed("fit", by_lightning), "hand": timed("hand", by_hand)}, plan)
     _refuse_other_work(trained["fit"], trained["hand"])
     return [rounds.ratio("Lightning fit / hand-written loop", "fit", "hand", "fit", 1.05)]
 

@@ -15,14 +15,15 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.execution_policy import execution_whitelist
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
+from rich.progress import Progress
 from torch import nn
 
 from kdexp.building import build_model, build_objective, build_optimizer, open_dataset
 from kdexp.check import check_config
-from kdexp.check import execution_whitelist as trusted_names
+from kdexp.trust import execution_whitelist as trusted_names
 from kdexp.cli import config_directory
 from kdexp.contracts import Dataset
-from kdexp.display import Display, Stage
+from kdexp.display import Stage
 from kdexp.distill.objective import Objective, none
 from kdexp.records import RunFolder
 from kdexp.training.cache import CacheKey, obtain_cache
@@ -105,11 +106,10 @@ def _cached(
 
 class EpochClock(Stage):
     """Counts processor time where a run's progress is told: its training steps, and its epochs from first step to
-    checkpoint, validation included."""
+    checkpoint, validation included. Draws nothing, as where there is no terminal."""
 
     def __init__(self) -> None:
-        shown = Display().stage("student")
-        super().__init__(shown._progress, "student", 1, logs=False)
+        super().__init__(Progress(disable=True), "student", 1, logs=False)
         self.steps, self.epochs = 0.0, 0.0
         self._began = self._stepped = 0.0
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from conftest import ROOT, CommandLine
+from support import ROOT, CommandLine
 
 RATIOS = (
     "kdexp --help / import hydra",

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import json
 import math
-import os
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -22,21 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdexp.config import NodeKind, TrainConfig
 from kdexp.errors import ConfigError
+from kdexp.trust import TRUST_VARIABLE, trusted_packages
 
-TRUST_VARIABLE = "KDEXP_TRUSTED_PACKAGES"
-_BUILT_IN_TRUST = ("kdexp.systems", "kdexp.distill", "kdexp.training", "torch.optim", "torch.nn")
 _SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
-
-
-def trusted_packages() -> tuple[str, ...]:
-    """The packages whose classes a config may name: ours, and those listed in KDEXP_TRUSTED_PACKAGES (by commas)."""
-    own = [name.strip() for name in os.environ.get(TRUST_VARIABLE, "").split(",")]
-    return _BUILT_IN_TRUST + tuple(name for name in own if name)
-
-
-def execution_whitelist() -> tuple[str, ...]:
-    """The same, as Hydra's `execution_whitelist` wants it."""
-    return (*(f"{name}.*" for name in trusted_packages()), "rich.logging.RichHandler")
 
 
 def check_config(cfg: DictConfig, schema: type = TrainConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -49,6 +36,9 @@ def check_config(cfg: DictConfig, schema: type = TrainConfig, overrides: Sequenc
     _check_section(plain, schema, "", problems)
     if schema is TrainConfig and not any(problem.startswith("distill") for problem in problems):
         problems += _objective_problems(plain["distill"])
+    if schema is TrainConfig and not problems:
+        problems += _optimizer_problems(plain["optimizer"], "optimizer")
+        problems += _optimizer_problems(plain["teacher"]["optimizer"], "teacher.optimizer")
     if schema is TrainConfig and not problems:
         problems += _without_effect(plain, overrides)
     if problems:
@@ -85,7 +75,8 @@ def _check_section(value: Any, schema: type, path: str, problems: list[str]) -> 
     for name, field in known.items():
         key = _join(path, name)
         if name not in value:
-            if field.default is MISSING and field.default_factory is MISSING:
+            noted = any(problem.startswith(f"{key}:") for problem in problems)
+            if field.default is MISSING and field.default_factory is MISSING and not noted:
                 problems.append(f"{key}: missing; every {path or 'training'} configuration needs it")
             continue
         hint, inner = hints[name], value[name]
@@ -116,6 +107,9 @@ def _check_node(node: Any, kind: NodeKind, path: str, problems: list[str]) -> No
         # A preset nulls what another preset mounted; a null for an unknown parameter is not a setting.
         given = {key: value for key, value in arguments.items() if value is not None or key in parameters}
         problems += _unknown_keys(given, parameters, path, owner=str(node["_target_"]))
+    noted = any(problem.startswith(f"{path}.lr:") for problem in problems)
+    if "lr" in parameters and "lr" not in arguments and path.endswith("optimizer") and not noted:
+        problems.append(f"{path}.lr: missing; give a number or a schedule")
     for name, parameter in parameters.items():
         key = _join(path, name)
         if name not in arguments:
@@ -152,6 +146,20 @@ def _objective_problems(node: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _optimizer_problems(node: Mapping[str, Any], key: str) -> list[str]:
+    """What the optimiser itself refuses, seen on one weight of no account."""
+    import torch
+
+    rate = node["lr"]["start"] if isinstance(node["lr"], Mapping) else node["lr"]
+    settings = {name: value for name, value in node.items() if name not in (*_SPECIAL_KEYS, "lr")}
+    try:
+        locate(str(node["_target_"]), key)([torch.zeros(1, requires_grad=True)], lr=rate, **settings)
+    except (ValueError, TypeError, RuntimeError) as error:
+        named = next((f".{name}" for name in settings if name.rstrip("s") in str(error)), "")
+        return [f"{key}{named}: {node['_target_']} refuses it: {error}"]
+    return []
+
+
 def rate_problems(value: Any, key: str) -> list[str]:
     """What is wrong with a learning rate: a number or a schedule, nowhere below zero."""
     from annotated_types import Interval
@@ -178,6 +186,8 @@ def locate(name: str, key: str) -> Callable[..., Any]:
     way_out = f"to trust a package of your own, list it in the environment variable {TRUST_VARIABLE}"
     if not _within(name, trusted):
         raise ConfigError(f"{key}: {name!r} is outside the packages that a config may name; {way_out}")
+    if not module_name or attribute.startswith("_"):
+        raise ConfigError(f"{key}: {name!r} names no class or function, such as package.module.Name")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
@@ -227,7 +237,10 @@ def _value_problems(value: Any, hint: Any, key: str) -> list[str]:
 
 def _in_words(message: str) -> str:
     words = (
-        message.replace("Input should be", "must be").replace("a valid integer", "an integer").replace("a valid", "a")
+        message.replace("Input should be", "must be")
+        .replace("a valid integer", "an integer")
+        .replace("a valid array", "a list")
+        .replace("a valid", "a")
     )
     return words[:1].lower() + words[1:]
 
@@ -257,7 +270,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Settings that nothing will read, or that cannot work, given the others."""
+    """Settings of the command line that nothing will read, given the others."""
     keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
     preset = plain["distill"]
     trainer = plain["trainer"]
@@ -267,16 +280,12 @@ def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Itera
             if preset.get(knob) is None:
                 yield f"{key}: has no effect, {preset['_target_']} has no {knob}"
     if preset["_target_"].endswith(".none") and not plain["with_no_kd"]:
-        yield from (f"{key}: has no effect, distill=none uses no teacher" for key in keys if key.startswith("teacher"))
+        idle = [key for key in keys if (key.partition("@")[2] or key).startswith("teacher")]
+        yield from (f"{key}: has no effect, distill=none uses no teacher" for key in idle)
     if preset["_target_"].endswith(".none") and plain["with_no_kd"]:
         yield "with_no_kd: has no effect, distill=none is the no-KD run"
     if trainer["gradient_clip_algorithm"] is not None and trainer["gradient_clip_val"] is None:
         yield "trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val"
-    if any(word in trainer["strategy"] for word in ("spawn", "fork", "notebook")):
-        yield (
-            f"trainer.strategy={trainer['strategy']}: starts its processes in the middle of a run, but every rank goes "
-            "through all stages; use trainer.strategy=ddp"
-        )
     teacher = plain["teacher"]
     if teacher["cache"] == "off" and "teacher.cache_dtype" in keys:
         yield "teacher.cache_dtype: has no effect with teacher.cache=off"

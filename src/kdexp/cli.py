@@ -87,6 +87,8 @@ def config_directory() -> Path:
 def _with_multirun(arguments: list[str]) -> list[str]:
     """Adds `--multirun` to a search, and drops it where only something is shown: Hydra refuses both together."""
     multirun = {"-m", "--multirun"}
+    if {"--help", "-h"} & set(arguments):
+        arguments = ["hydra/job_logging=none", "hydra/hydra_logging=none", *arguments]  # help needs no log handlers
     if _OPTIONS_THAT_SHOW & set(arguments):
         return [word for word in arguments if word not in multirun]
     is_search = any(word.startswith("hparams_search=") and word != "hparams_search=null" for word in arguments)
@@ -118,8 +120,8 @@ def _run_hydra(verb: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from kdexp import verbs
-    from kdexp.check import execution_whitelist
     from kdexp.errors import KdexpError
+    from kdexp.trust import execution_whitelist
 
     full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise here instead of Hydra's own exit
     run = hydra.main(config_path=str(config_directory()), config_name=verb, execution_whitelist=execution_whitelist())(
@@ -128,7 +130,7 @@ def _run_hydra(verb: str) -> None:
     try:
         run()
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(2, *verbs.composition_problems(verb, sys.argv[1:], error))
+        _stop(2, *verbs.composition_problems(verb, sys.argv[1:], error, config_directory()))
     except KdexpError as error:
         _stop(2, *str(error).split("\n"))
     except KeyboardInterrupt:

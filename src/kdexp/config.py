@@ -49,11 +49,12 @@ class TrainerConfig:
     """Arguments of `pytorch_lightning.Trainer`, under Lightning's own names."""
 
     max_epochs: Annotated[int, Ge(1)]
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"]
     devices: Annotated[int, Ge(1)] | Literal["auto"] | list[int]
     num_nodes: Annotated[int, Ge(1)]
-    strategy: str
-    precision: str | int
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"]
+    """Every rank goes through all stages, so strategies that start their processes in the middle (spawn) do not fit."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     gradient_clip_val: Annotated[float, Gt(0)] | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
     accumulate_grad_batches: Annotated[int, Ge(1)]

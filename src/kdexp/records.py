@@ -17,8 +17,8 @@ from kdexp.errors import DataError
 
 RECORD_SCHEMA = 1
 REDACTED = "***"
-_SECRET_WORDS = {"token", "key", "apikey", "password", "passwd", "secret", "credential", "credentials"}
-_URL_USERINFO = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*(?=@)")
+_SECRET_WORDS = {"token", "key", "apikey", "password", "passwd", "secret", "secrets", "credential", "credentials"}
+_URL_USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not whole JSON ({error}); restore it or run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not whole JSON ({error}); restore it, or remove it and run again") from None
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -91,14 +91,18 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON-lines file; a torn last line, left by a kill, is passed over."""
+    """All whole lines of a JSON-lines file; a last line torn by a kill is passed over, any other is a DataError."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    whole, torn = lines[:-1], lines[-1]
-    rows = [json.loads(line) for line in whole if line]
+    *whole, torn = path.read_bytes().split(b"\n")
+    try:
+        rows = [json.loads(line) for line in whole if line]
+    except ValueError as error:
+        raise DataError(
+            f"{path} holds a line that is not JSON ({error}); restore it, or remove it and run again"
+        ) from None
     if torn:
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError):
             rows.append(json.loads(torn))
     return rows
 
@@ -117,13 +121,13 @@ def fingerprint(*values: Any) -> str:
 
 def redact(value: Any, key: str = "") -> Any:
     """The same tree without secrets: values under keys such as `api_key` or `password`, and user names in URLs."""
+    words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()))
+    if words & _SECRET_WORDS and value not in (None, "") and not isinstance(value, bool):
+        return REDACTED
     if isinstance(value, Mapping):
         return {name: redact(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(inner, key) for inner in value]
-    words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()))
-    if isinstance(value, str) and value and words & _SECRET_WORDS:
-        return REDACTED
+        return [redact(inner) for inner in value]
     if isinstance(value, str):
         return _URL_USERINFO.sub(REDACTED, value)
     return value

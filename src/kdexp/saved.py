@@ -100,8 +100,8 @@ def _lay_over(wanted: DictConfig, cfg: DictConfig, word: str) -> None:
         if wanted.choices.get(key) == cfg.choices[key]:
             return
         wanted.choices[key] = cfg.choices[key]
-        package = key.partition("@")[2] or key
-        if package not in cfg:
+        package = key.partition("@")[2] or key.replace("/", ".")
+        if OmegaConf.select(cfg, package, throw_on_missing=False) is None:
             raise ConfigError(f"{word}: changes several sections at once, so it cannot be laid over a saved run")
         key = package
     node = OmegaConf.select(cfg, key, throw_on_missing=False)

@@ -36,7 +36,7 @@ def check(cfg: DictConfig) -> Any:
     return _answer_errors(_check, cfg)
 
 
-def composition_problems(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
+def composition_problems(verb: str, arguments: Sequence[str], error: Exception, conf: Path) -> list[str]:
     """All that is wrong with a command that Hydra could not compose, not only its first mistake.
 
     Each override is tried on top of those that compose; what does compose is then checked as usual.
@@ -46,10 +46,8 @@ def composition_problems(verb: str, arguments: Sequence[str], error: Exception) 
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdexp.cli import config_directory
-
     options = get_args_parser().parse_intermixed_args(list(arguments))
-    directory = Path(options.config_path or config_directory()).resolve()
+    directory = Path(options.config_path or conf).resolve()
     own = [f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]"] if options.config_dir else []
     problems: list[str] = []
     accepted: list[str] = own

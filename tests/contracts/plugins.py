@@ -18,11 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from conftest import OUTSIDE, ROOT
-from kdexp import check
+from kdexp import check, trust
 from kdexp.building import build_dataset, build_model
 from kdexp.config import TrainConfig
 from kdexp.contracts import Dataset
+from support import OUTSIDE, ROOT
 
 CONF = ROOT / "conf"
 HOMES = (CONF, OUTSIDE / "conf")
@@ -48,8 +48,8 @@ def outside_trusted() -> Iterator[None]:
     """The outside system can be imported and named, and configs may build what the whitelist allows, nothing else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(OUTSIDE)])
-        patch.setenv(check.TRUST_VARIABLE, "rings")
-        with execution_whitelist(check.execution_whitelist()):
+        patch.setenv(trust.TRUST_VARIABLE, "rings")
+        with execution_whitelist(trust.execution_whitelist()):
             yield
 
 

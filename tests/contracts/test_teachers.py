@@ -139,6 +139,14 @@ def test_a_half_precision_cache_is_within_its_tolerance_and_half_the_size(stage:
     )
 
 
+def test_mixed_precision_of_the_student_does_not_reach_the_teacher(stage: Stage) -> None:
+    """Training under autocast asks a live teacher inside of it, a cache was filled outside."""
+    batch = stage.batches()[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        live = stage.live.signal(batch)
+    assert_same(live, stage.cached("ram").signal(batch))
+
+
 @pytest.mark.parametrize("mode", ["live", "ram", "memmap"])
 def test_no_gradient_reaches_the_teacher(stage: Stage, mode: str) -> None:
     source: SignalSource = stage.live if mode == "live" else stage.cached(mode)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from support import ROOT
 
 pytestmark = pytest.mark.slow
 

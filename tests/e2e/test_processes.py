@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CommandLine, rings_words
+
+from support import CommandLine, rings_words
 
 SHORT = ("train", "figures=false", "trainer.max_epochs=3", "teacher.max_epochs=40")
 

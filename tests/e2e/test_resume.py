@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CommandLine
+from support import CommandLine
 
 EPOCHS = "trainer.max_epochs=12"
 MOVING = ("schedule@optimizer.lr=cosine", "optimizer.lr.end=1e-4", "optimizer.lr.per=step")

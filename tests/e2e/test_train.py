@@ -142,8 +142,13 @@ def test_scheduled_weights_and_temperature_reach_both_ends(run_main, tmp_path):
     [
         ["trainer.precision=bf16-mixed"],
         ["trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=2"],
-        ["schedule@optimizer.lr=cosine", "optimizer.lr.end=1e-5", "optimizer.lr.per=step", "optimizer.lr.warmup=0.1"]
-        + ["optimizer.lr.warmup_start=0"],
+        [
+            "schedule@optimizer.lr=cosine",
+            "optimizer.lr.end=1e-5",
+            "optimizer.lr.per=step",
+            "optimizer.lr.warmup=0.1",
+            "optimizer.lr.warmup_start=0",
+        ],
     ],
     ids=["bf16", "clipping and accumulation", "warm-up and cosine"],
 )

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kdexp.errors import CacheError
+from kdexp.errors import CacheError, DataError
 from kdexp.records import fingerprint, read_json, write_json, written_whole
 from kdexp.training.signals import CachedTeacher
 
@@ -59,29 +59,38 @@ def _write(folder: Path, key: CacheKey, groups: Mapping[str, Mapping[str, Tensor
     files: dict[str, Any] = {}
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
+            kept = tensor.to(getattr(torch, key.dtype))
+            if bool(torch.isfinite(tensor).all()) and not bool(torch.isfinite(kept).all()):
+                raise CacheError(
+                    f"the teacher's output {name} is too large for {key.dtype}; use teacher.cache_dtype=float32"
+                )
+            if not bool(torch.isfinite(kept).all()):
                 raise CacheError(
                     f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}"
                 )
             file = f"{group}.{name}.npy"
             with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, tensor.to(getattr(torch, key.dtype)).numpy(), allow_pickle=False)
+                np.save(stream, kept.numpy(), allow_pickle=False)
             files[file] = {"group": group, "name": name, "sha256": _checksum(folder / file)}
     write_json(folder / "manifest.json", {"teacher": key.teacher, "data": key.data, "files": files})
 
 
 def _open(folder: Path, mode: str) -> CachedTeacher:
-    manifest = read_json(folder / "manifest.json")
-    size = sum((folder / file).stat().st_size for file in manifest["files"] if (folder / file).exists())
+    try:
+        manifest = read_json(folder / "manifest.json")
+        entries, teacher = dict(manifest["files"]), str(manifest["teacher"])
+    except (DataError, KeyError, TypeError, ValueError):
+        raise CacheError(f"{folder / 'manifest.json'} is damaged; remove {folder} and run again") from None
+    size = sum((folder / file).stat().st_size for file in entries if (folder / file).exists())
     mapped = mode == "memmap" or (mode == "auto" and size > RAM_LIMIT_BYTES)
     groups: dict[str, dict[str, Tensor]] = {"values": {}, "features": {}}
-    for file, entry in manifest["files"].items():
+    for file, entry in entries.items():
         path = folder / file
         if not path.exists() or _checksum(path) != entry["sha256"]:
             raise CacheError(f"{path} is missing or was changed after it was written; remove {folder} and run again")
         array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
         groups[entry["group"]][entry["name"]] = torch.from_numpy(array)
-    return CachedTeacher(groups["values"], groups["features"], manifest["teacher"])
+    return CachedTeacher(groups["values"], groups["features"], teacher)
 
 
 def _checksum(path: Path) -> str:

@@ -119,15 +119,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CacheError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CacheError(
             f"{path} holds more than tensors and plain values and could run code, so it is not opened ({reason}); "
             "save its state_dict alone with torch.save and use that"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"{path} is torn or no checkpoint ({str(error).splitlines()[0]}); remove it and run again"
-        ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CacheError(f"{path} is torn or no checkpoint ({reason}); remove it and run again") from None
 
 
 def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -42,8 +42,8 @@ class BatchLoader:
         else:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
             order = torch.randperm(n, generator=generator)
-        padding = -n % self.world_size
-        return torch.cat([order, order[:padding]])[self.rank :: self.world_size]
+        filled = torch.arange(n + -n % self.world_size) % n
+        return order[filled][self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[Batch]:
         for index in self.order(self.epoch()).split(self.batch_size):
