@@ -20,7 +20,6 @@ from torch import nn
 
 from kdexp.building import build_model, build_objective, build_optimizer, open_dataset
 from kdexp.check import check_config
-from kdexp.trust import execution_whitelist as trusted_names
 from kdexp.cli import config_directory
 from kdexp.contracts import Dataset
 from kdexp.display import Stage
@@ -30,6 +29,7 @@ from kdexp.training.cache import CacheKey, obtain_cache
 from kdexp.training.fit import FitResult, fit, predict
 from kdexp.training.module import DistillationModule
 from kdexp.training.signals import CachedTeacher, LiveTeacher, SignalSource
+from kdexp.trust import execution_whitelist as trusted_names
 
 SMALL = ("dataset.source=synthetic", "dataset.generator.preset=small", "dataset.image_size=32")
 
