@@ -420,3 +420,18 @@ def test_the_message_names_come_from_the_schema(medpix: DictConfig) -> None:
     (found,) = problems(changed(medpix, {"data.zzz": 1}))
     assert found == "data.zzz: unknown key, so it would have no effect; there are: seed, batch_size, eval_batch_size"
     assert TRUST_VARIABLE == "KDEXP_TRUSTED_PACKAGES"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("dataset", "kdexp.systems.multimodal.medpix_release.fetch"),
+        ("student", "kdexp.training.teacher.keep_weights"),
+        ("logger", "kdexp.training.loggers.close_logger"),
+        ("distill", "kdexp.distill.schedules.make_schedule"),
+    ],
+)
+def test_a_function_that_builds_nothing_is_not_called(medpix: DictConfig, key: str, name: str) -> None:
+    """A trusted package holds functions that write files; a config may name only what makes the object it needs."""
+    (found,) = problems(changed(medpix, {key: {"_target_": name}}))
+    assert found.startswith(f"{key}._target_: ") and "cannot stand here" in found

@@ -101,6 +101,10 @@ def _check_node(node: Any, kind: NodeKind, path: str, problems: list[str]) -> No
     except ConfigError as error:
         problems += error.problems
         return
+    if not inspect.isclass(target) and _returns(target) != kind.returns:
+        made = f"a class or a function that returns {kind.returns}" if kind.returns else "a class"
+        problems.append(f"{path}._target_: {node['_target_']!r} cannot stand here; it needs to be {made}")
+        return
     arguments = {key: value for key, value in node.items() if key not in _SPECIAL_KEYS}
     parameters, takes_any, hints = _signature(target)
     if not takes_any:
@@ -153,7 +157,7 @@ def _optimizer_problems(node: Mapping[str, Any], key: str) -> list[str]:
     rate = node["lr"]["start"] if isinstance(node["lr"], Mapping) else node["lr"]
     settings = {name: value for name, value in node.items() if name not in (*_SPECIAL_KEYS, "lr")}
     try:
-        locate(str(node["_target_"]), key)([torch.zeros(1, requires_grad=True)], lr=rate, **settings)
+        locate(str(node["_target_"]), key)([torch.zeros(1, 1, requires_grad=True)], lr=rate, **settings)
     except (ValueError, TypeError, RuntimeError) as error:
         named = next((f".{name}" for name in settings if name.rstrip("s") in str(error)), "")
         return [f"{key}{named}: {node['_target_']} refuses it: {error}"]
@@ -213,6 +217,12 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
     except (NameError, TypeError):  # a third-party signature that names what it does not import
         hints = {}
     return parameters, takes_any, hints
+
+
+def _returns(function: Callable[..., Any]) -> str:
+    """The name of what a function says that it returns."""
+    said = inspect.signature(function).return_annotation
+    return said if isinstance(said, str) else getattr(said, "__name__", "")
 
 
 def _value_problems(value: Any, hint: Any, key: str) -> list[str]:

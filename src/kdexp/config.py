@@ -13,15 +13,18 @@ from annotated_types import Ge, Gt, Interval, Len
 
 @dataclass(frozen=True)
 class NodeKind:
-    """Marks a section that builds an object. `injected` are the parameters that Python adds (None: any)."""
+    """Marks a section that builds an object. `injected` are the parameters that Python adds (None: any); a config may
+    name a class, and where `returns` is given also a function that returns such an object."""
 
     injected: frozenset[str] | None = frozenset()
+    returns: str | None = None
 
 
 Node = Annotated[dict[str, Any], NodeKind()]
 ModelNode = Annotated[dict[str, Any], NodeKind(injected=None)]
 OptimizerNode = Annotated[dict[str, Any], NodeKind(injected=frozenset({"params"}))]
-LoggerNode = Annotated[dict[str, Any], NodeKind(injected=frozenset({"run_dir", "config", "source"}))]
+LoggerNode = Annotated[dict[str, Any], NodeKind(frozenset({"run_dir", "config", "source"}), returns="Logger")]
+DistillNode = Annotated[dict[str, Any], NodeKind(returns="Objective")]
 
 Seed = Annotated[int, Ge(0)]
 
@@ -86,7 +89,7 @@ class TrainConfig:
     dataset: Node
     teacher: TeacherConfig
     student: ModelNode
-    distill: Node
+    distill: DistillNode
     optimizer: OptimizerNode
     trainer: TrainerConfig
     logger: LoggerNode

@@ -18,6 +18,7 @@ from kdexp.errors import DataError
 RECORD_SCHEMA = 1
 REDACTED = "***"
 _SECRET_WORDS = {"token", "key", "apikey", "password", "passwd", "secret", "secrets", "credential", "credentials"}
+_URL_QUERY = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 _URL_USERINFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 
@@ -129,6 +130,7 @@ def redact(value: Any, key: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [redact(inner) for inner in value]
     if isinstance(value, str):
+        value = _URL_QUERY.sub(rf"\1{REDACTED}", value)
         return _URL_USERINFO.sub(REDACTED, value)
     return value
 

@@ -24,7 +24,7 @@ def load_saved(folder: Path) -> DictConfig:
         saved = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not whole YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(saved, DictConfig):
+    if not isinstance(saved, DictConfig) or not saved:
         raise DataError(f"{path} holds no configuration")
     return saved
 

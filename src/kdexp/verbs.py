@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdexp.errors import ConfigError, KdexpError, RunFailed
 
@@ -162,7 +162,7 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
     from kdexp.check import check_config
     from kdexp.saved import own_words, take_up
 
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = [str(word) for word in OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) or ()]
     return check_config(take_up(cfg, overrides), overrides=own_words(cfg.resume or cfg.from_run, overrides))
 
 

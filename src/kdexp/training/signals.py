@@ -28,10 +28,11 @@ class LiveTeacher:
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> TeacherSignal:
-        output = self.model(batch.teacher)
+        with torch.autocast(batch.index.device.type, enabled=False):  # the student's precision is not the teacher's
+            output = self.model(batch.teacher)
         return TeacherSignal(
             values={task: logits.float() for task, logits in output.logits.items()},
-            features=output.features,
+            features={name: feature.float() for name, feature in output.features.items()},
             fingerprint=self.fingerprint,
         )
 

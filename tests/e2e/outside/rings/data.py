@@ -15,9 +15,9 @@ from kdexp.records import fingerprint
 
 
 class RingSplit:
-    def __init__(self, points: torch.Tensor, rings: torch.Tensor) -> None:
+    def __init__(self, name: str, points: torch.Tensor, rings: torch.Tensor) -> None:
         self.points, self.rings = points, rings
-        self.clusters = np.array([f"group_{i // 4}" for i in range(len(points))])
+        self.clusters = np.array([f"{name}_{i // 4}" for i in range(len(points))])
 
     def __len__(self) -> int:
         return len(self.points)
@@ -49,7 +49,7 @@ class Rings:
         points = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         first, second = int(0.6 * self.n), int(0.8 * self.n)
         for name, part in zip(("train", "val", "test"), ((0, first), (first, second), (second, self.n)), strict=True):
-            self._splits[name] = RingSplit(points[slice(*part)], rings[slice(*part)])
+            self._splits[name] = RingSplit(name, points[slice(*part)], rings[slice(*part)])
         self.fingerprint = fingerprint(seed, self.n, self.noise, points.sum().item())
 
     def split(self, name: SplitName) -> RingSplit:
