@@ -121,7 +121,10 @@ def _run_hydra(verb: str) -> None:
 
     from kdexp import verbs
     from kdexp.errors import KdexpError
+    from kdexp.sweeps.plugin import register
     from kdexp.trust import execution_whitelist
+
+    register()
 
     full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise here instead of Hydra's own exit
     run = hydra.main(config_path=str(config_directory()), config_name=verb, execution_whitelist=execution_whitelist())(

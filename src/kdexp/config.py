@@ -95,6 +95,7 @@ class TrainConfig:
     logger: LoggerNode
     paths: PathsConfig
     interval: IntervalConfig
+    objective: str | Annotated[list[str], Len(1)]
     with_no_kd: bool
     figures: bool
     resume: str | None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -17,7 +18,7 @@ from kdexp.building import build_objective, device_of, open_dataset
 from kdexp.contracts import SPLITS, Trial
 from kdexp.display import Display
 from kdexp.distill.objective import Objective, none
-from kdexp.errors import RunFailed
+from kdexp.errors import ConfigError, RunFailed
 from kdexp.folders import claimed
 from kdexp.records import RECORD_SCHEMA, RunFolder, read_json, write_json
 from kdexp.stages import Bench, Config, Record, prepare_teacher, signal_source, train_student
@@ -45,7 +46,7 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
         log.info("%s is finished already; nothing was run", folder.path)
         return dict(read_json(folder.record))
     objective = build_objective(cfg["distill"])
-    with Display(visible=is_main) as display:
+    with Display(visible=is_main and trial is None) as display:
         dataset = open_dataset(cfg["dataset"], cfg["data"]["seed"], display.report)
         bench = Bench(cfg=cfg, dataset=dataset, display=display, device=device_of(cfg["trainer"]), is_main=is_main)
         if not is_main:
@@ -60,6 +61,16 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
             record = _record(bench, command, started, facts)
             write_json(folder.record, record)
             return record
+
+
+def _objective(names: str | list[str], facts: Record) -> dict[str, Any]:
+    """What the run returns, by name. Raises ConfigError for a name that it does not have."""
+    there = {f"val/{name}": value for name, value in facts["metrics"]["val"]["best"].items()}
+    there |= {f"student/{name}": float(value) for name, value in facts["models"]["student"].items()}
+    unknown = [name for name in ([names] if isinstance(names, str) else names) if name not in there]
+    if unknown:
+        raise ConfigError(f"objective: there is no {', '.join(unknown)}; there are: {', '.join(there)}")
+    return {"name": names, "value": there[names] if isinstance(names, str) else [there[name] for name in names]}
 
 
 @contextmanager
@@ -104,7 +115,6 @@ def _train_all(bench: Bench, folder: RunFolder, objective: Objective, trial: Tri
 
 def _record(bench: Bench, command: Command, started: datetime, facts: Record) -> Record:
     cfg, dataset = bench.cfg, bench.dataset
-    best = facts["metrics"]["val"]["best"]["score"]
     finished = datetime.now(UTC)
     return {
         "schema": RECORD_SCHEMA,
@@ -124,7 +134,7 @@ def _record(bench: Bench, command: Command, started: datetime, facts: Record) ->
         "tasks": [describe_task(task) for task in dataset.tasks],
         "score": list(dataset.score),
         "seed": cfg["seed"],
-        "objective": {"name": "val/score", "value": best},
+        "objective": _objective(cfg["objective"], facts),
         **facts,
         "versions": provenance.versions(),
         "git": provenance.git_state(),

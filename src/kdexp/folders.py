@@ -53,7 +53,9 @@ def _nothing_left_of_bad_input(folder: RunFolder) -> Iterator[None]:
 
 def write_config(folder: RunFolder, cfg: Mapping[str, Any]) -> None:
     """The configuration, resolved and without secrets; `from_run` and `resume` read it."""
-    choices = {key: name for key, name in cfg["choices"].items() if not key.startswith("hydra/")}
+    # A trial's configuration is a run's: taken up again, it must not start its search.
+    ours = {key: name for key, name in cfg["choices"].items() if not key.startswith("hydra/")}
+    choices = {key: None if key == "hparams_search" else name for key, name in ours.items()}
     kept = {**cfg, "choices": choices, "resume": None, "from_run": None}
     with written_whole(folder.config) as temporary:
         temporary.write_text(yaml.safe_dump(redact(kept), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from kdexp.contracts import Trial
 from kdexp.errors import ConfigError, KdexpError, RunFailed
 
 log = logging.getLogger(__name__)
@@ -90,15 +92,35 @@ def _answer_errors(action: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
 
-def _train(cfg: DictConfig) -> float:
+def _train(cfg: DictConfig) -> Any:
     plain = _checked(cfg)
+    trial = _trial(cfg)
     from kdexp.experiment import Command, run
 
-    record = run(plain, Command(folder=_output_dir(), words=tuple(sys.argv[1:])))
+    record = run(plain, Command(folder=_output_dir(), words=tuple(sys.argv[1:])), trial)
     if record is None:  # a helper process of a distributed run
         return 0.0
-    _show(record, plain["figures"])
-    return float(record["objective"]["value"])
+    if trial is None:
+        _show(record, plain["figures"])
+    return _pruned(record) if record["status"] == "pruned" else record["objective"]["value"]
+
+
+def _trial(cfg: DictConfig) -> Trial | None:
+    """The trial of a study that this job runs; None outside a sweep."""
+    if not os.environ.get("KDEXP_TRIAL"):
+        return None
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdexp.sweeps.plan import make_plan
+    from kdexp.sweeps.trial import trial_of_this_job
+
+    return trial_of_this_job(make_plan(HydraConfig.get().sweeper, cfg))
+
+
+def _pruned(record: dict[str, Any]) -> Any:
+    from kdexp.sweeps.trial import Pruned
+
+    return Pruned(step=record["epochs"], value=record["metrics"]["val"]["last"]["score"])
 
 
 def _show(record: dict[str, Any], figures: bool) -> None:

@@ -22,6 +22,7 @@ from kdexp import check, trust
 from kdexp.building import build_dataset, build_model
 from kdexp.config import TrainConfig
 from kdexp.contracts import Dataset
+from kdexp.sweeps.plugin import register
 from support import OUTSIDE, ROOT
 
 CONF = ROOT / "conf"
@@ -57,6 +58,7 @@ def composed(*words: str, verb: str = "train", homes: Sequence[Path] = HOMES[1:]
     """The configuration that these words of a command line mean, without Hydra's own section."""
     search = "hydra.searchpath=[{}]".format(",".join(f"file://{home}" for home in homes))
     GlobalHydra.instance().clear()
+    register()
     with initialize_config_dir(str(CONF)):
         cfg = compose(verb, [search, *words], return_hydra_config=True)
     with open_dict(cfg):

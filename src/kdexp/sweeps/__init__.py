@@ -1,0 +1,1 @@
+"""Searches: an Optuna study driven through Hydra, pruned, parallel, resumable, exact."""

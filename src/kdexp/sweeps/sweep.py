@@ -1,0 +1,278 @@
+"""One process at work on a study: ask, run, tell, until the study holds its budget of finished trials."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import Trial, TrialState
+
+from kdexp.errors import StudyError
+from kdexp.records import redact
+from kdexp.sweeps import ledger
+from kdexp.sweeps.leader import stop_if_orphaned
+from kdexp.sweeps.plan import Plan
+from kdexp.sweeps.samplers import drawn_by, make_pruner, make_sampler, sampler_warnings
+from kdexp.sweeps.space import Space, differences
+from kdexp.sweeps.storage import open_storage, patiently, study_lock
+from kdexp.sweeps.trial import VARIABLE, Pruned
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.5
+"""How long a worker waits before it looks again whether another's trial has ended."""
+
+
+@dataclass
+class Sweep:
+    """A study that this process works on."""
+
+    plan: Plan
+    space: Space
+    launcher: Launcher
+    storage: RDBStorage
+    study: optuna.Study
+    deadline: float
+    interrupted: bool = False
+
+    def lock(self) -> Any:
+        return study_lock(self.storage, self.plan.url, self.plan.study_name)
+
+    def prepare(self, config: DictConfig, arguments: list[str]) -> None:
+        """Writes down what the study is, and puts an explicit list of trials in line, once."""
+        with self.lock():
+            self.study.set_user_attr("base_overrides", [str(redact(word)) for word in arguments])
+            plain = OmegaConf.to_container(config, resolve=False)
+            assert isinstance(plain, dict)
+            plain.pop("hydra", None)
+            self.study.set_user_attr("config", redact(plain))
+            self.study.set_user_attr("sampler", self.plan.sampler.get("_target_"))
+            self.study.set_user_attr("pruner", self.plan.pruner.get("_target_"))
+            if self.plan.enqueue and "enqueued" not in self.study.user_attrs:
+                self._enqueue()
+        for sentence in sampler_warnings(self.plan.sampler, self.space):
+            log.warning("%s", sentence)
+
+    def _enqueue(self) -> None:
+        from kdexp.sweeps.enqueue import queued_trials
+
+        queue = queued_trials(self.plan.enqueue, self.space, self.plan.folder.parent)
+        for slot, (name, params) in enumerate(queue[: self.plan.n_trials]):
+            attributes = {ledger.SLOT: slot, ledger.NAME: name}
+            self.study.enqueue_trial(params, user_attrs=attributes)
+        self.study.set_user_attr("enqueued", len(queue))
+
+    def work(self) -> None:
+        """Takes trials until the budget is covered, the time is up, or too many fail in a row."""
+        while not self.interrupted:
+            trial = patiently("taking a trial", self._take)
+            if trial is None:
+                if self._is_covered():
+                    return
+                stop_if_orphaned()
+                time.sleep(_POLL_SECONDS)
+                continue
+            self._run(trial)
+
+    def _is_covered(self) -> bool:
+        """Nothing is left to do: the budget is finished, or the time is up and nothing can start any more."""
+        now = ledger.standing(self.study.get_trials(deepcopy=False))
+        return now.finished >= self.plan.n_trials or time.monotonic() > self.deadline
+
+    def _take(self) -> Trial | None:
+        """The next trial, drawn; None where all slots are held. One worker at a time."""
+        with self.lock():
+            ledger.bury_the_dead(self.study)
+            ledger.queue_retries(self.study, self.plan.max_retries, lambda params: not self.space.missing(params))
+            trials = self.study.get_trials(deepcopy=False)
+            if ledger.consecutive_failures(trials) >= self.plan.max_consecutive_failures:
+                raise StudyError(_failing(trials, self.plan))
+            if time.monotonic() > self.deadline:
+                return None
+            slot = ledger.next_slot(trials, self.plan.n_trials)
+            return None if slot is None else self._draw(trials, slot)
+
+    def _draw(self, trials: list[optuna.trial.FrozenTrial], slot: int) -> Trial:
+        failures = ledger.failures_in_slot(trials, slot)
+        sampler = make_sampler(self.plan.sampler, slot=slot, space=self.space, n_failures=failures)
+        self.study.sampler = sampler
+        with warnings.catch_warnings():
+            # Optuna expects its own loop to beat for a trial; ours does (see _heartbeat).
+            warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+            trial = self.study.ask()
+        for key, value in ((ledger.OWNER, ledger.me()), (ledger.SLOT, slot), ("seed", self.plan.seed_of(slot))):
+            trial.set_user_attr(key, value)
+        self.storage.record_heartbeat(trial._trial_id)
+        try:
+            self.space.suggest(trial)
+        except Exception as error:
+            self._fail(trial, "error", f"drawing its parameters: {error}")
+            raise
+        trial.set_user_attr("drawn_by", drawn_by(sampler, self.study, self.storage.get_trial(trial._trial_id)))
+        return trial
+
+    def _run(self, trial: Trial) -> None:
+        """Runs the job and tells the study how it ended: a crash is FAIL, a stop an interruption, to be run again."""
+        try:
+            with self._heartbeat(trial._trial_id):
+                (done,) = self.launcher.launch([self._words(trial)], initial_job_idx=trial.number)
+            outcome = _outcome(done, len(self.plan.directions))
+        except KeyboardInterrupt:
+            self.interrupted = True
+            outcome = None
+        if self.interrupted and not isinstance(outcome, (Pruned, tuple)):
+            patiently("giving a trial back", lambda: self._fail(trial, ledger.INTERRUPTED, "stopped"))
+            return
+        patiently("telling the study", lambda: self._tell(trial, outcome))
+        self._retain()
+
+    def _words(self, trial: Trial) -> list[str]:
+        folder = self.plan.trial_folder(trial.number).path
+        values = {**trial.params}
+        words = self.space.overrides(values)
+        given = {word.partition("=")[0].lstrip("+") for word in words}
+        words += [f"seed={trial.user_attrs['seed']}"] if "seed" not in given else []
+        words += ["figures=false"] if "figures" not in given else []
+        return [
+            *words,
+            f"hydra.sweep.dir='{folder.parent}'",
+            f"hydra.sweep.subdir={folder.name}",
+            f"hydra.job.env_set.{VARIABLE}='{trial._trial_id} {self.plan.study_name}'",
+        ]
+
+    @contextmanager
+    def _heartbeat(self, trial_id: int) -> Iterator[None]:
+        """Tells other hosts that this worker lives, and ends it where the process that leads it is gone."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            last = time.monotonic()
+            while not ended.wait(1.0):
+                stop_if_orphaned()
+                if time.monotonic() - last >= self.plan.heartbeat_seconds:
+                    patiently("heartbeat", lambda: self.storage.record_heartbeat(trial_id))
+                    last = time.monotonic()
+
+        thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(timeout=5)
+
+    def _tell(self, trial: Trial, outcome: Outcome) -> None:
+        try:
+            if isinstance(outcome, Pruned):
+                self.study.tell(trial, state=TrialState.PRUNED)
+            elif isinstance(outcome, tuple):
+                self.study.tell(trial, list(outcome))
+            else:
+                self._fail(trial, "error", str(outcome))
+                log.warning("trial %d failed: %s", trial.number, outcome)
+        except (UpdateFinishedTrialError, ValueError) as error:
+            log.warning("trial %d was ended by another worker meanwhile: %s", trial.number, error)
+
+    def _fail(self, trial: Trial, reason: str, error: str) -> None:
+        try:
+            trial.set_user_attr(ledger.REASON, reason)
+            trial.set_user_attr("error", str(redact(error))[:4000])
+            self.study.tell(trial, state=TrialState.FAIL)
+        except (UpdateFinishedTrialError, ValueError):
+            log.warning("trial %d was ended by another worker meanwhile", trial.number)
+
+    def _retain(self) -> None:
+        """Only the study's best trials keep their checkpoints."""
+        best: set[int] = set()
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(self.plan.directions) == 1:
+            sign = -1 if self.plan.directions[0] == "maximize" else 1
+            best = {
+                t.number for t in sorted(done, key=lambda t: sign * float(t.value or 0.0))[: self.plan.keep_checkpoints]
+            }
+        else:
+            best = {trial.number for trial in self.study.best_trials}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in best:
+                shutil.rmtree(self.plan.trial_folder(trial.number).last_checkpoint.parent, ignore_errors=True)
+
+
+Outcome = Pruned | tuple[float, ...] | str | None
+"""How a job ended: pruned, its values, or in words why it failed."""
+
+
+def open_sweep(plan: Plan, space: Space, launcher: Launcher) -> Sweep:
+    """Opens the study, making it where it is new. Raises StudyError where one of this name is another study."""
+    storage = open_storage(plan.url, plan.heartbeat_seconds)
+    with study_lock(storage, plan.url, plan.study_name):
+        known = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        if plan.study_name in known:
+            study = optuna.load_study(study_name=plan.study_name, storage=storage, pruner=make_pruner(plan.pruner))
+            _refuse_another_study(study, plan, space)
+        else:
+            study = optuna.create_study(
+                study_name=plan.study_name,
+                storage=storage,
+                directions=list(plan.directions),  # type: ignore[arg-type]
+                pruner=make_pruner(plan.pruner),
+            )
+            study.set_user_attr("metric", list(plan.objectives))
+            study.set_user_attr("space", space.describe())
+    deadline = time.monotonic() + (plan.timeout or math.inf)
+    return Sweep(plan, space, launcher, storage, study, deadline)
+
+
+def _refuse_another_study(study: optuna.Study, plan: Plan, space: Space) -> None:
+    directions = tuple(direction.name.lower() for direction in study.directions)
+    changes = []
+    if directions != plan.directions:
+        changes.append(f"direction: was {', '.join(directions)}, is now {', '.join(plan.directions)}")
+    metric = study.user_attrs.get("metric")
+    if metric is None or "space" not in study.user_attrs:
+        changes.append("it was not made by kdexp, or its making was cut off")
+    else:
+        if list(metric) != list(plan.objectives):
+            changes.append(f"objective: was {', '.join(metric)}, is now {', '.join(plan.objectives)}")
+        changes += differences(study.user_attrs["space"], space.describe())
+    if changes:
+        raise StudyError(
+            f"the study {plan.study_name!r} in {redact(plan.url)} is another one: {'; '.join(changes)}. "
+            "Give this one a name of its own, hydra.sweeper.study_name=..."
+        )
+
+
+def _outcome(done: JobReturn, n_objectives: int) -> Outcome:
+    try:
+        value = done.return_value
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(value, Pruned):
+        return value
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if len(values) != n_objectives or not all(isinstance(one, (int, float)) for one in values):
+        return f"the job returned {value!r}, the study needs {n_objectives} number(s)"
+    if not all(math.isfinite(one) for one in values):
+        return f"the objective is no number: {value}"
+    return tuple(float(one) for one in values)
+
+
+def _failing(trials: list[optuna.trial.FrozenTrial], plan: Plan) -> str:
+    last = next((t for t in reversed(trials) if t.user_attrs.get("error")), None)
+    why = f"; the last: {last.user_attrs['error']}" if last is not None else ""
+    return (
+        f"{plan.max_consecutive_failures} trials in a row failed, so the study stops{why}. Mend it and give the same "
+        "command with hydra.sweeper.max_consecutive_failures=N above the number of failures so far"
+    )
