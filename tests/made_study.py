@@ -18,7 +18,28 @@ MAX_EPOCHS = 8
 N = {"train": 1653, "val": 197, "test": 200}
 BASE = {"trainer": {"max_epochs": MAX_EPOCHS}, "dataset": {"name": "medpix"}, "seed": 1000}
 
-Outcome = tuple[TrialState, Any]
+SPACE = {
+    "parameters": {
+        "optimizer.lr": {
+            "name": "FloatDistribution",
+            "attributes": {"low": 1e-4, "high": 0.1, "log": True, "step": None},
+        },
+        "student.hidden": {"name": "IntDistribution", "attributes": {"low": 16, "high": 256, "log": False, "step": 8}},
+        "schedule@distill.weights.kl": {
+            "name": "CategoricalDistribution",
+            "attributes": {"choices": ["constant", "linear"]},
+        },
+        "distill.weights.kl.end": {
+            "name": "FloatDistribution",
+            "attributes": {"low": 0.0, "high": 1.0, "log": False, "step": None},
+        },
+    },
+    "active_when": {"distill.weights.kl.end": {"schedule@distill.weights.kl": ["linear"]}},
+    "custom_search_space": None,
+    "fixed": {"distill": "alpha_beta"},
+    "deleted": [],
+}
+"""As a sweep writes it into its study."""
 
 
 def new_study(
@@ -36,7 +57,7 @@ def new_study(
     written = {
         "metric": "val/score" if len(directions) == 1 else ["val/score", "latency_ms"][: len(directions)],
         "directions": list(directions),
-        "space": {"optimizer.lr": "tag(log, interval(1e-4, 1e-1))"},
+        "space": SPACE,
         "base_overrides": ["dataset=medpix", "trainer.max_epochs=8"],
         "config": BASE,
         "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 42},

@@ -109,8 +109,15 @@ def test_it_says_what_was_run_on_what_and_how_to_train_the_winner_again(night_fo
     assert best["command"] in page.text
     assert "TPESampler (seed=42)" in page.text
     assert "MedianPruner" in page.text
-    assert "tag(log, interval(1e-4, 1e-1))" in page.text
-    assert "dataset=medpix" in page.text
+    for said in (
+        "optimizer.lr 0.0001 to 0.1, log scale",
+        "student.hidden 16 to 256, whole, in steps of 8",
+        "schedule@distill.weights.kl one of constant, linear",
+        "distill.weights.kl.end 0 to 1; only with schedule@distill.weights.kl = linear",
+        "dataset=medpix",
+        "distill=alpha_beta",
+    ):
+        assert said in page.text
     assert "max_epochs: 8" in page.text  # best_config.yaml
     # 13 complete trials of 8 epochs and 4 pruned ones of 3.
     assert "of epochs saved by pruning (116 of 136 run)" in page.text
@@ -153,7 +160,11 @@ def test_hostile_words_are_text_wherever_they_stand(tmp_path):
         tmp_path,
         name="safe",
         metric=HOSTILE,
-        space={HOSTILE: HOSTILE},
+        space={
+            "parameters": {HOSTILE: {"name": "CategoricalDistribution", "attributes": {"choices": [HOSTILE]}}},
+            "active_when": {HOSTILE: {HOSTILE: [HOSTILE]}},
+            "fixed": {HOSTILE: HOSTILE},
+        },
         base_overrides=[HOSTILE],
         sampler={"_target_": HOSTILE, HOSTILE: HOSTILE},
         pruner=HOSTILE,

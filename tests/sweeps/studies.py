@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import NullPool
 
 from support import OUTSIDE, CommandLine, Finished
 
@@ -14,7 +16,9 @@ SEARCH = ("-cd", str(OUTSIDE / "conf"), "hparams_search=rings", "teacher.max_epo
 
 def load(cwd: Path, url: str | None = None) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name="rings", storage=url or f"sqlite:///{cwd}/outputs/studies/rings/study.db")
+    address = url or f"sqlite:///{cwd}/outputs/studies/rings/study.db"
+    storage = RDBStorage(address, engine_kwargs={"poolclass": NullPool})  # leaves no connection open
+    return optuna.load_study(study_name="rings", storage=storage)
 
 
 def assert_exact(study: optuna.Study, n_trials: int) -> None:

@@ -171,19 +171,31 @@ def _what_was_run(summary: Summary) -> str:
         ("last end", durations["last_end"] or NONE),
         ("median complete trial", duration(durations["median_of_complete_trials"])),
     ]
-    fixed = "".join(f"<li><code>{escaped(word)}</code></li>" for word in summary["base_overrides"])
-    space = [(name, number(value)) for name, value in _space(summary["space"])]
+    space = summary["space"] if isinstance(summary["space"], Mapping) else {}
+    fixed = [f"{key}={value}" for key, value in (space.get("fixed") or {}).items()]
+    words = list(dict.fromkeys([*summary["base_overrides"], *fixed]))
+    items = "".join(f"<li><code>{escaped(word)}</code></li>" for word in words)
+    searched = [(name, _range(name, one, space)) for name, one in (space.get("parameters") or {}).items()]
     return (
         f"<h2>What was run</h2>\n{_list(rows)}"
-        + (f"<h3>Search space</h3>\n{_list(space)}" if space else "")
-        + (f"<h3>Fixed for all trials</h3>\n<ul>{fixed}</ul>" if fixed else "")
+        + (f"<h3>Search space</h3>\n{_list(searched)}" if searched else "")
+        + (f"<h3>Given on the command line or fixed for all trials</h3>\n<ul>{items}</ul>" if items else "")
     )
 
 
-def _space(space: Any) -> list[tuple[str, Any]]:
-    if isinstance(space, Mapping):
-        return [(str(name), value) for name, value in space.items()]
-    return [] if space is None else [("space", space)]
+def _range(name: str, distribution: Mapping[str, Any], space: Mapping[str, Any]) -> str:
+    """`0.0001 to 0.1, log scale`; `one of a, b; only with mode = fast`."""
+    given = distribution["attributes"]
+    if "choices" in given:
+        said = f"one of {', '.join(number(choice) for choice in given['choices'])}"
+    else:
+        said = f"{number(given['low'])} to {number(given['high'])}"
+        said += ", whole" if distribution["name"] == "IntDistribution" else ""
+        said += ", log scale" if given["log"] else ""
+        said += f", in steps of {number(given['step'])}" if given["step"] not in (None, 1) else ""
+    conditions = (space.get("active_when") or {}).get(name) or {}
+    needs = [f"{other} = {' or '.join(map(number, allowed))}" for other, allowed in conditions.items()]
+    return said + (f"; only with {' and '.join(needs)}" if needs else "")
 
 
 def _target(value: Any) -> str:

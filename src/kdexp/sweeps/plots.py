@@ -89,7 +89,7 @@ def _plotly_script() -> bytes:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise StudyError(
-            f"the plots of a study need the package {error.name}; install it with pip install {error.name}"
+            f"the plots of a study need the package {error.name}; install it with pip install 'kdexp[plots]'"
         ) from None
     return str(get_plotlyjs()).encode()
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -65,12 +66,19 @@ def lead(sweep: Sweep) -> None:
                         log.warning("worker %d was killed (signal %d); another takes its place", number, -code)
                         running[number] = _start(number, sweep)
                     elif code > 0:
-                        raise StudyError(f"worker {number} gave up; see {folder / f'worker_{number}.log'}")
+                        log_file = folder / f"worker_{number}.log"
+                        raise StudyError(f"worker {number} gave up: {_last_words(log_file)}; see {log_file}")
         finally:
             for process in running.values():
                 process.terminate()
             for process in running.values():
                 process.wait()
+
+
+def _last_words(log_file: Path) -> str:
+    lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
 def _start(number: int, sweep: Sweep) -> subprocess.Popen[bytes]:
