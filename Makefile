@@ -15,7 +15,7 @@ types:
 	$(PYTHON) -m mypy
 
 tests:
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow:
 	$(PYTHON) -m pytest -m slow

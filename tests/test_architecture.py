@@ -51,7 +51,7 @@ ONLY = {
 OUTSIDE = {
     "hydra": {"cli", "verbs", "sweeps", "building"},
     "omegaconf": {"cli", "verbs", "sweeps", "check", "saved", "evaluate"},
-    "pytorch_lightning": {"training", "building", "experiment"},
+    "pytorch_lightning": {"training", "building", "stages", "experiment"},
     "torchmetrics": {"training"},
     "wandb": {"training", "sweeps"},
     "matplotlib": {"analysis", "sweeps"},

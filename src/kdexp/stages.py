@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from kdexp.building import build_logger, build_model, build_optimizer, model_size
@@ -77,19 +78,7 @@ def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
     def make(folder: RunFolder) -> tuple[Mapping[str, torch.Tensor], Record]:
         seconds, epochs = 0.0, 0
         if adopted is None:
-            options = {"max_epochs": teacher["max_epochs"]}
-            result = _fit(
-                bench,
-                folder,
-                model,
-                none(),
-                None,
-                "teacher",
-                teacher["seed"],
-                teacher["optimizer"],
-                "teacher",
-                **options,
-            )
+            result = _fit(bench, folder, model, none(), view="teacher", name="teacher")
             seconds, epochs = result.seconds, len(result.history)
         state = {name: tensor.detach().clone().cpu() for name, tensor in model.state_dict().items()}
         metrics, intervals = bench.measure(model, ("val", "test"), folder, "teacher") if bench.is_main else ({}, {})
@@ -178,14 +167,14 @@ def train_student(
         logger = build_logger(cfg["logger"], cfg, folder.path, bench.dataset)
     try:
         result = _fit(
-            bench, folder, model, objective, source, "student", cfg["seed"], cfg["optimizer"], name, logger, trial
+            bench, folder, model, objective, view="student", name=name, source=source, logger=logger, trial=trial
         )
         if not bench.is_main:
             return None
         facts = _measured_student(bench, folder, model, result, with_test=trial is None and result.pruned is None)
         if logger is not None:
-            finals = {f"{split}/{k}": v for split in ("test",) for k, v in (facts["metrics"].get(split) or {}).items()}
-            logger.log_metrics(finals, step=len(result.history))
+            tested = facts["metrics"]["test"] or {}
+            logger.log_metrics({f"test/{metric}": value for metric, value in tested.items()}, step=len(result.history))
             logger.finalize("success")
         return facts
     finally:
@@ -215,18 +204,19 @@ def _fit(
     folder: RunFolder,
     model: nn.Module,
     objective: Objective,
-    source: SignalSource | None,
-    view: str,
-    seed: int,
-    optimizer: Config,
+    *,
+    view: Literal["teacher", "student"],
     name: str,
-    logger: Any = None,
+    source: SignalSource | None = None,
+    logger: Logger | None = None,
     trial: Trial | None = None,
-    **options: Any,
 ) -> FitResult:
+    """Trains a model on its view of the samples, with the seed, the optimiser and the epochs that its section sets."""
     cfg, dataset = bench.cfg, bench.dataset
+    section = cfg["teacher"] if view == "teacher" else cfg
+    epochs = cfg["teacher"]["max_epochs"] if view == "teacher" else cfg["trainer"]["max_epochs"]
     key = "teacher.optimizer" if view == "teacher" else "optimizer"
-    make_optimizer, learning_rate = build_optimizer(optimizer, key)
+    make_optimizer, learning_rate = build_optimizer(section["optimizer"], key)
     module = DistillationModule(
         model,
         objective=objective,
@@ -234,7 +224,7 @@ def _fit(
         score=dataset.score,
         make_optimizer=make_optimizer,
         learning_rate=learning_rate,
-        seed=seed,
+        seed=section["seed"],
         teacher=source,
         view=view,
     )
@@ -243,10 +233,10 @@ def _fit(
         train=dataset.split("train"),
         val=dataset.split("val"),
         folder=folder,
-        trainer_options={**cfg["trainer"], **options},
+        trainer_options={**cfg["trainer"], "max_epochs": epochs},
         batch_size=cfg["data"]["batch_size"],
         eval_batch_size=cfg["data"]["eval_batch_size"],
-        order_seed=seed,
+        order_seed=section["seed"],
         stage=bench.display.stage(name),
         logger=logger,
         trial=trial,

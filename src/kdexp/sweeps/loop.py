@@ -22,6 +22,7 @@ from kdexp.sweeps.samplers import check_sampler, n_points
 from kdexp.sweeps.space import Space
 from kdexp.sweeps.storage import quiet_optuna
 from kdexp.sweeps.sweep import Sweep, open_sweep
+from kdexp.sweeps.wandb_study import log_study
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +65,5 @@ def _show_results(sweep: Sweep) -> None:
         log.warning("no plots: %s", error)
     workers.report(sweep, write_results(sweep.study, folder))
     log.info("report: %s", write_study_report(folder))
+    if sweep.plan.logs_to_wandb:
+        log_study(folder)

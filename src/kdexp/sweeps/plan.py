@@ -36,6 +36,7 @@ class Plan:
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
     enqueue: Any
+    logs_to_wandb: bool
 
     def trial_folder(self, number: int) -> RunFolder:
         """Folders are named by trial number, so a re-run never meets an older trial's files."""
@@ -81,6 +82,7 @@ def make_plan(settings: Mapping[str, Any], config: DictConfig) -> Plan:
         sampler=_plain(settings["sampler"]) or {},
         pruner=_plain(settings["pruner"]) or {"_target_": "optuna.pruners.NopPruner"},
         enqueue=_plain(settings["enqueue"]),
+        logs_to_wandb=str(config.logger["_target_"]).endswith(".wandb_logger"),
         **{key: settings[key] for key in (*_COUNTS, "timeout", "pairing", "base_seed", "heartbeat_seconds")},
     )
 

@@ -63,7 +63,10 @@ class Sweep:
             self.study.set_user_attr("pruner", self.plan.pruner.get("_target_"))
             if self.plan.enqueue and "enqueued" not in self.study.user_attrs:
                 self._enqueue()
-        for sentence in sampler_warnings(self.plan.sampler, self.space):
+            sentences = sampler_warnings(self.plan.sampler, self.space)
+            self.study.set_user_attr("warnings", sentences)
+            self.study.set_user_attr("n_trials", self.plan.n_trials)
+        for sentence in sentences:
             log.warning("%s", sentence)
 
     def _enqueue(self) -> None:
@@ -146,6 +149,8 @@ class Sweep:
         given = {word.partition("=")[0].lstrip("+") for word in words}
         words += [f"seed={trial.user_attrs['seed']}"] if "seed" not in given else []
         words += ["figures=false"] if "figures" not in given else []
+        if self.plan.logs_to_wandb:
+            words += [f"logger.group={self.plan.study_name}", "logger.job_type=trial"]
         return [
             *words,
             f"hydra.sweep.dir='{folder.parent}'",
