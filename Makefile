@@ -1,5 +1,7 @@
 # `make check` is what the continuous integration runs first; `make slow` is its second step.
 PYTHON ?= python
+# One thread a process: the tests themselves run side by side.
+export OMP_NUM_THREADS = 1
 
 .PHONY: check format lint types tests slow fix
 

@@ -50,6 +50,7 @@ def test_the_printed_command_trains_the_winner_again(kdexp):
     assert record["metrics"]["test"], "the winner is tested when it is trained by itself"
 
 
+@pytest.mark.slow
 def test_the_same_command_adds_nothing_to_a_finished_study(kdexp):
     assert search(kdexp, "hydra.sweeper.n_trials=2").code == 0
     before = [trial.params for trial in load(kdexp.cwd).trials]
@@ -61,6 +62,7 @@ def test_the_same_command_adds_nothing_to_a_finished_study(kdexp):
     assert [trial.params for trial in study.trials][:2] == before
 
 
+@pytest.mark.slow
 def test_another_space_or_direction_under_an_old_name_is_refused(kdexp):
     assert search(kdexp, "hydra.sweeper.n_trials=1").code == 0
     other = search(kdexp, "hydra.sweeper.direction=minimize")
@@ -72,6 +74,7 @@ def test_another_space_or_direction_under_an_old_name_is_refused(kdexp):
     assert_exact(load(kdexp.cwd), 1)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_fail_with_its_reason_and_does_not_end_the_night(kdexp):
     words = ("hydra.sweeper.n_trials=2", "optimizer.lr=choice(1e30)", "hydra.sweeper.max_consecutive_failures=2")
     ended = search(kdexp, *words)
@@ -82,6 +85,7 @@ def test_a_job_that_fails_is_fail_with_its_reason_and_does_not_end_the_night(kde
     assert all("no number" in trial.user_attrs["error"] for trial in trials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_stopped_search_gives_its_trial_back_and_goes_on(kdexp, how):
     process = kdexp.start(*SEARCH, KDEXP_TRUSTED_PACKAGES="rings")
