@@ -41,6 +41,13 @@ def test_a_search_is_a_multirun_and_a_look_is_not(words, passed):
     assert cli._with_multirun(words) == passed
 
 
+def test_checking_a_search_starts_none(run_main, tmp_path):
+    checked = run_main(tmp_path, "check", "hparams_search=smoke")
+    assert checked.code == 0, checked.err
+    assert "sound" in checked.out
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_help_lists_every_verb_with_a_line(run_main, tmp_path):
     shown = run_main(tmp_path, "--help")
     assert shown.code == 0

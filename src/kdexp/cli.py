@@ -41,7 +41,7 @@ def main() -> None:
         _stop(2, f"unknown verb {verb!r}; there are: {', '.join(VERBS)}")
     if verb == "train":
         rest = _with_saved_choices(rest)
-    sys.argv = [sys.argv[0], *_with_multirun(rest)]
+    sys.argv = [sys.argv[0], *_with_multirun(rest, verb)]
     _run_hydra(verb)
 
 
@@ -84,15 +84,16 @@ def config_directory() -> Path:
     return checkout if is_checkout else package / "conf"
 
 
-def _with_multirun(arguments: list[str]) -> list[str]:
-    """Adds `--multirun` to a search, and drops it where only something is shown: Hydra refuses both together."""
+def _with_multirun(arguments: list[str], verb: str = "train") -> list[str]:
+    """Adds `--multirun` to a search that trains; drops it where only something is shown, since Hydra refuses both."""
     multirun = {"-m", "--multirun"}
     if {"--help", "-h"} & set(arguments):
         arguments = ["hydra/job_logging=none", "hydra/hydra_logging=none", *arguments]  # help needs no log handlers
     if _OPTIONS_THAT_SHOW & set(arguments):
         return [word for word in arguments if word not in multirun]
     is_search = any(word.startswith("hparams_search=") and word != "hparams_search=null" for word in arguments)
-    return [*arguments, "--multirun"] if is_search and not multirun & set(arguments) else arguments
+    is_new = verb == "train" and is_search and not multirun & set(arguments)
+    return [*arguments, "--multirun"] if is_new else arguments
 
 
 def _with_saved_choices(arguments: list[str]) -> list[str]:
