@@ -236,7 +236,7 @@ def test_a_word_that_only_contains_another_is_no_secret(key: str) -> None:
         ("see http://a:b@c and http://d:e@f", "see http://***@c and http://***@f"),
         ("https://ghp_abcdef@github.com/x", "https://***@github.com/x"),
         ("https://host/a:b@c", "https://host/a:b@c"),
-        ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
+        ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
         ("someone@example.org", "someone@example.org"),
     ],
 )
