@@ -8,7 +8,7 @@ import pytest
 from kdexp.bootstrap import check_metrics, cluster_bootstrap, metrics
 from kdexp.contracts import TaskSpec
 from kdexp.errors import ConfigError, DataError
-from kdexp.predictions import Predictions
+from kdexp.predictions import Predictions, task_arrays
 
 ALL = ("acc", "f1", "prec", "rec", "auc")
 
@@ -88,6 +88,58 @@ def test_candidate_accuracy_counts_positions_and_never_picks_a_masked_candidate(
     assert metrics(data, (task,), ("t/acc",))["t/acc"] == pytest.approx(2 / 3)
 
 
+def test_accuracy_over_decisions_and_over_all_but_the_last_by_hand():
+    # A trip of three positions with 2, 1 and 2 candidates: right, right, wrong. One of a single position, right, with
+    # two candidates. One of two, of which only the first counts: wrong, with two candidates.
+    logits = np.zeros((3, 3, 2))
+    logits[..., 1] = 1.0
+    mask = np.array([[[1, 1], [1, 0], [1, 1]], [[1, 1], [0, 0], [0, 0]], [[1, 1], [1, 1], [0, 0]]], dtype=bool)
+    target = [[1, 0, 0], [1, -1, -1], [0, -1, -1]]
+    task = TaskSpec(name="t", kind="candidates", metrics=("acc", "acc_decisions", "acc_inner"))
+    made = metrics(predictions(logits, target, mask=mask), (task,), ("t/acc",))
+    assert made["t/acc"] == pytest.approx(3 / 5)
+    assert made["t/acc_decisions"] == pytest.approx(2 / 4)
+    # The first two positions of the first trip; every other is its trip's last that counts.
+    assert made["t/acc_inner"] == pytest.approx(2 / 2)
+
+
+def test_durations_equal_values_worked_by_hand():
+    # Logs of 1 + seconds: 3 said where it was 4, 0.5 where it was 0, and -1 (less than no time) where it was 0.5.
+    data = predictions([[3.0, 0.5], [-1.0, 7.0]], [[4.0, 0.0], [0.5, np.nan]])
+    data.logits["c"], data.targets["c"] = np.array([1.0, 1.0]), np.array([1, 1])
+    tasks = (
+        TaskSpec(name="t", kind="duration", metrics=("mape_log", "mape_sec")),
+        TaskSpec(name="c", kind="binary", metrics=("acc",)),
+    )
+    made = metrics(data, tasks, ("c/acc",))
+    assert made["t/mape_log"] == pytest.approx((1 / 4 + 0.5 / 1 + 1.5 / 1) / 3)
+    seconds = [np.e**4 - 1, 0.0, np.e**0.5 - 1]
+    said = [np.e**3 - 1, np.e**0.5 - 1, 0.0]
+    gaps = [abs(p - s) / max(s, 1) for p, s in zip(said, seconds, strict=True)]
+    assert made["t/mape_sec"] == pytest.approx(np.mean(gaps))
+
+
+def test_means_over_positions_agree_with_a_slow_loop_over_the_same_draws():
+    generator = np.random.default_rng(3)
+    n, longest = 40, 6
+    counts = np.arange(longest) < generator.integers(1, longest + 1, (n, 1))
+    mask = np.arange(4) < (generator.integers(1, 5, (n, longest)) * counts)[..., None]
+    target = np.where(counts, np.where(mask, generator.random(mask.shape), -1).argmax(-1), -1)
+    data = predictions(generator.normal(size=mask.shape), target, generator.integers(0, 15, n), mask)
+    data.logits["s"] = generator.normal(size=counts.shape) + 2
+    data.targets["s"] = np.where(counts, generator.random(counts.shape) * 4, np.nan)
+    tasks = (
+        TaskSpec(name="t", kind="candidates", metrics=("acc", "acc_decisions", "acc_inner")),
+        TaskSpec(name="s", kind="duration", metrics=("mape_log", "mape_sec")),
+    )
+    slow = slow_bootstrap(data, tasks, ("t/acc",), 50, seed=5)
+    fast = cluster_bootstrap(data, tasks, ("t/acc",), n_resamples=50, level=0.9, seed=5)
+    assert set(fast) == set(slow) and len(fast) == 6
+    for name, values in slow.items():
+        assert fast[name].low == pytest.approx(np.quantile(values, 0.05), abs=1e-12), name
+        assert fast[name].high == pytest.approx(np.quantile(values, 0.95), abs=1e-12), name
+
+
 def test_regression_metrics_equal_values_worked_by_hand():
     data = predictions([1.0, 2.0, 3.0], [1.0, 4.0, 2.0])
     other = TaskSpec(name="c", kind="binary", metrics=("acc",))
@@ -117,6 +169,7 @@ def slow_bootstrap(data, tasks, score, n_resamples, seed) -> dict[str, np.ndarra
             cluster=data.cluster[position],
             logits={name: value[position] for name, value in data.logits.items()},
             targets={name: value[position] for name, value in data.targets.items()},
+            masks={name: value[position] for name, value in data.masks.items()},
         )
         rows.append(metrics(taken, tasks, score))
     return {name: np.array([row[name] for row in rows if name in row]) for name in rows[0]}
@@ -240,6 +293,12 @@ def test_an_unknown_metric_is_named_with_the_choices(metrics_of_task, score, sai
     assert said in str(caught.value)
 
 
+def test_a_duration_error_cannot_be_a_score_to_maximise():
+    task = TaskSpec(name="t", kind="duration", metrics=("mape_log", "mape_sec"))
+    with pytest.raises(ConfigError, match="t/mape_sec is an error, smaller is better"):
+        check_metrics((task,), ("t/mape_sec",))
+
+
 def test_an_error_metric_cannot_be_a_score_to_maximise():
     with pytest.raises(ConfigError, match="t/mae is an error, smaller is better"):
         check_metrics((TaskSpec(name="t", kind="regression", metrics=("mae",)),), ("t/mae",))
@@ -313,3 +372,13 @@ def test_predictions_that_do_not_fit_together_are_refused(change, said):
 def test_predictions_that_do_not_fit_the_task_are_refused(data, task, said):
     with pytest.raises(DataError, match=said):
         metrics(data, (task,), (f"t/{task.metrics[0]}",))
+
+
+def test_durations_that_do_not_fit_the_task_are_refused():
+    task = TaskSpec(name="t", kind="duration", metrics=("mape_log",))
+    with pytest.raises(DataError, match=r"target\.t is not finite at sample 0"):
+        task_arrays(predictions(np.zeros((1, 2)), [[1.0, np.inf]]), task)
+    with pytest.raises(DataError, match=r"a duration task does not fit logits\.t \(2,\)"):
+        task_arrays(predictions(np.zeros(2), [1.0, 2.0]), task)
+    with pytest.raises(DataError, match=r"logits\.t is not finite at sample 1"):
+        predictions([[0.0, np.nan], [np.nan, 0.0]], [[1.0, np.nan], [1.0, 1.0]])

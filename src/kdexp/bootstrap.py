@@ -8,7 +8,7 @@ The rules: macro F1, precision and recall average over the classes that occur in
 precision or recall of such a class counting 0; AUC is Mann-Whitney (ties count one half), one class against the rest,
 averaged over the classes that occur in the truth. A metric that is undefined on a split is left out.
 
-Shape suffixes: N samples, G clusters, R resamples, C classes, T distinct scores, X columns.
+Shape suffixes: N samples, G clusters, R resamples, C classes, P positions, T distinct scores, X columns.
 """
 
 from __future__ import annotations
@@ -19,17 +19,26 @@ from typing import Any
 
 import numpy as np
 
-from kdexp.contracts import TaskKind, TaskSpec
+from kdexp.contracts import NUMBERS, TaskKind, TaskSpec
 from kdexp.errors import ConfigError, DataError
-from kdexp.predictions import Predictions, class_labels, task_arrays
+from kdexp.predictions import Predictions, class_labels, position_values, task_arrays
 
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "multiclass": ("acc", "f1", "prec", "rec", "auc"),
     "binary": ("acc", "f1", "prec", "rec", "auc"),
-    "candidates": ("acc",),
+    "candidates": ("acc", "acc_decisions", "acc_inner"),
     "regression": ("mae", "rmse"),
+    "duration": ("mape_log", "mape_sec"),
 }
-"""The metrics that each kind of task has. A candidate's number means nothing across samples, hence no F1 there."""
+"""The metrics that each kind of task has. A candidate's number means nothing across samples, hence no F1 there.
+
+`acc_decisions` is accuracy over the positions with two candidates or more, `acc_inner` over all but each sample's last
+counted position; `mape_log` and `mape_sec` are mean relative errors of log(1 + seconds) and of the seconds, both with a
+denominator of at least 1.
+"""
+
+ERRORS = frozenset(metric for kind in NUMBERS for metric in METRICS[kind])
+"""Metrics of which smaller is better."""
 
 _CHUNK_ELEMENTS = 4_000_000
 
@@ -72,7 +81,7 @@ def check_metrics(tasks: Sequence[TaskSpec], score: Sequence[str]) -> None:
     problems += [
         f"score: {name} is an error, smaller is better, and the score is maximised; use another metric"
         for name in score
-        if name in reported and name.rpartition("/")[2] in METRICS["regression"]
+        if name in reported and name.rpartition("/")[2] in ERRORS
     ]
     if not score:
         problems.append(f"score: names no metric; the tasks report {', '.join(reported)}")
@@ -142,6 +151,27 @@ def cluster_bootstrap(
     return intervals
 
 
+def cluster_draws(n_clusters: int, n_resamples: int, seed: int) -> np.ndarray:
+    """(R, G): how often each of G clusters comes up in each of R draws, for `metrics_on_draws` of several runs."""
+    return _draw_counts(np.random.default_rng(seed), n_resamples, n_clusters)
+
+
+def metrics_on_draws(
+    predictions: Predictions, tasks: Sequence[TaskSpec], score: Sequence[str], counts_RG: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every metric and the score, (R,) each, with each cluster counted as often as `counts_RG` says; NaN: undefined.
+
+    Clusters are numbered in the order of their sorted names, so draws can be shared by runs on the same samples.
+    """
+    cluster_N, _ = _cluster_numbers(predictions)
+    rows_per_chunk = max(1, _CHUNK_ELEMENTS // len(predictions))
+    chunks = [
+        _evaluate(predictions, tasks, score, cluster_N, counts_RG[start : start + rows_per_chunk])
+        for start in range(0, len(counts_RG), rows_per_chunk)
+    ]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
 def check_score_defined(defined: Mapping[str, float], score: Sequence[str], origin: str, n: int) -> None:
     """Raises DataError where a metric that the score needs is undefined on a split."""
     undefined = [name for name in score if name not in defined]
@@ -190,13 +220,14 @@ def _task_metrics(
         error_N = logits - target
         sums_RX = counts_RG @ _per_cluster(np.stack([np.abs(error_N), error_N**2, np.ones_like(error_N)], 1), cluster_N)
         return {"mae": sums_RX[:, 0] / sums_RX[:, 2], "rmse": np.sqrt(sums_RX[:, 1] / sums_RX[:, 2])}
+    if task.kind in ("candidates", "duration"):
+        means = {}
+        for name, (value_NP, counts_NP) in position_values(predictions, task).items():
+            sums_NX = np.stack([np.where(counts_NP, value_NP, 0.0).sum(1), counts_NP.sum(1)], 1)
+            sums_RX = counts_RG @ _per_cluster(sums_NX, cluster_N)
+            means[name] = _ratio(sums_RX[:, 0], sums_RX[:, 1], np.nan)
+        return means
     truth_M, predicted_M = class_labels(predictions, task)
-    if task.kind == "candidates":
-        right = np.zeros((len(predictions), 2))
-        rows_M = np.nonzero(target >= 0)[0]
-        np.add.at(right, rows_M, np.stack([truth_M == predicted_M, np.ones_like(truth_M)], 1).astype(float))
-        right_RX = counts_RG @ _per_cluster(right, cluster_N)
-        return {"acc": _ratio(right_RX[:, 0], right_RX[:, 1], np.nan)}
     eye_CC = np.eye(2 if task.kind == "binary" else logits.shape[-1])
     true_NC, predicted_NC = eye_CC[truth_M], eye_CC[predicted_M]
     sums_G = _per_cluster(np.concatenate([true_NC, predicted_NC, true_NC * predicted_NC], 1), cluster_N)

@@ -67,6 +67,33 @@ def build_model(node: Config, dataset: Dataset, seed: int, key: str) -> nn.Modul
     return model
 
 
+def check_signal(model: nn.Module, settings: Config) -> None:
+    """Holds `teacher.signal` against the model's `read_with`. Raises ConfigError for a key that it does not have."""
+    if not settings:
+        return
+    name, read_with = type(model).__name__, getattr(model, "read_with", None)
+    if read_with is None:
+        raise ConfigError(f"teacher.signal: {name} has no read_with, its outputs are read in one way; take it out")
+    known = list(inspect.signature(read_with).parameters)
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        there = f"{name}.read_with has {', '.join(known)}"
+        raise ConfigError(
+            [f"teacher.signal.{key}: unknown key, so it would have no effect; {there}" for key in unknown]
+        )
+
+
+def apply_signal(model: nn.Module, settings: Config) -> None:
+    """Sets how a teacher's outputs are read. Raises ConfigError for a setting or value that it refuses."""
+    check_signal(model, settings)
+    if not settings:
+        return
+    try:
+        getattr(model, "read_with")(**settings)  # noqa: B009
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"teacher.signal: {type(model).__name__} refuses {dict(settings)}: {error}") from error
+
+
 def build_objective(node: Config) -> Objective:
     """A preset's objective; a null for a knob that the preset does not have is passed over."""
     accepted = inspect.signature(locate(node["_target_"], "distill._target_")).parameters

@@ -45,6 +45,7 @@ class TeacherConfig:
     cache: Literal["auto", "ram", "memmap", "off"]
     cache_dtype: Literal["float32", "float16"]
     checkpoint: str | None
+    signal: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -118,4 +119,30 @@ class DataVerbConfig:
     root: str | None
     seed: Seed
     dataset: Node
+    paths: PathsConfig
+
+
+@dataclass(kw_only=True)
+class DashboardConfig:
+    study: Annotated[str, Len(1)]
+    storage: str | None
+    target: Literal["optuna", "wandb"]
+    port: Annotated[int, Interval(ge=0, le=65535)]
+    entity: str | None
+    project: str | None
+    paths: PathsConfig
+
+
+@dataclass(kw_only=True)
+class ConfirmConfig:
+    study: Annotated[str, Len(1)]
+    top: Annotated[int, Ge(1)]
+    contenders: dict[str, str | list[str]] | None
+    seeds: list[Seed]
+    overrides: list[str]
+    no_kd: Literal["plain", "tuned"]
+    teacher_seeds: Literal["fixed", "fresh"]
+    n_workers: Annotated[int, Ge(1)]
+    margin: Annotated[float, Gt(0)]
+    interval: IntervalConfig
     paths: PathsConfig

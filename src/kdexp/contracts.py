@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TaskKind = Literal["multiclass", "binary", "candidates", "regression"]
+TaskKind = Literal["multiclass", "binary", "candidates", "regression", "duration"]
+NUMBERS: tuple[TaskKind, ...] = ("regression", "duration")
+"""Kinds that predict a number instead of choosing: no probabilities, and so no divergence to a teacher."""
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -26,7 +28,9 @@ class TaskSpec:
 
     `multiclass`: logits (B, C), target int64 (B,). `binary`: one logit (B,), target 0 or 1 (B,).
     `candidates`: logits (B, K) or (B, P, K) with a mask of the same shape, target int64 (B,) or (B, P), -1 where a
-    position does not count. `regression`: prediction (B,), target float (B,).
+    position does not count; real candidates and positions come first, and K is the batch's largest number of them.
+    `regression`: prediction (B,), target float (B,). `duration`: predicted log(1 + seconds) (B, P), target the same of
+    the true seconds, float (B, P), NaN where a position does not count. P and K may differ from batch to batch.
     """
 
     name: str
@@ -114,7 +118,8 @@ class Traits:
 
 
 class Loss(Protocol):
-    """(student, signal) -> one float32 number per sample (B,), summed over tasks, T² included where `scale_tau2`."""
+    """(student, signal) -> one float32 number per sample (B,), summed over the tasks that the signal is about, T²
+    included where `scale_tau2`."""
 
     traits: Traits
 
@@ -140,7 +145,10 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class Split(Protocol):
-    """One split, held in memory or mapped."""
+    """One split, held in memory or mapped.
+
+    It may have `lengths` (N,), how long each sample is: batches are then made of samples of like length.
+    """
 
     clusters: np.ndarray
     """Who belongs together (case, trip, event, task), one string per sample; intervals resample these."""
@@ -154,7 +162,12 @@ class Split(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A data set with its splits. The constructor takes plain settings and does no work; `setup` reads the files."""
+    """A data set with its splits. The constructor takes plain settings and does no work; `setup` reads the files.
+
+    Where labels are scarce, a class may also have `teacher_split()`: the samples that a teacher is trained on, `train`
+    and more. `trivial_rules(split)` may name rules that need no model, with their metrics (`task/metric` and `score`):
+    what a student has to beat.
+    """
 
     name: str
     source: Literal["real", "synthetic"]
@@ -199,7 +212,12 @@ class ProgressReport(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A teacher or a student. `version` is raised by hand when the same settings would build a different model."""
+    """A teacher or a student. `version` is raised by hand when the same settings would build a different model.
+
+    A teacher's class may also have `answers`, the names of the tasks that it gives, where it does not give all;
+    `own_loss`, the name of the part of its `aux` that it is trained on instead of the labels; and `read_with(...)`,
+    which takes `teacher.signal` and sets how its outputs are read, not what it learns.
+    """
 
     version: int
 

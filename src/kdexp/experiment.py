@@ -107,6 +107,9 @@ def _train_all(bench: Bench, folder: RunFolder, objective: Objective, trial: Tri
     if no_kd is not None:
         durations["no_kd"] = sum(no_kd.pop("durations_seconds").values())
         no_kd["folder"] = "no_kd"
+    rules = getattr(bench.dataset, "trivial_rules", None)
+    if rules is not None and trial is None:
+        student["trivial_rules"] = {split: rules(split) for split in ("val", "test")}
     models = {"student": student.pop("model")}
     if teacher_facts is not None:
         models["teacher"] = teacher_facts.pop("model")

@@ -16,6 +16,7 @@ from kdexp.predictions import Predictions
 from kdexp.records import RunFolder
 from kdexp.training.fit import SplitOutputs, predict
 from kdexp.training.metrics import split_metrics
+from kdexp.training.teacher import answered
 
 
 def measure(
@@ -30,19 +31,21 @@ def measure(
     interval: Mapping[str, Any],
     stage: Stage | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
-    """Metrics and intervals by split; the predictions that they were computed from are written first.
+    """Metrics and intervals by split, of the tasks that the model gives; the predictions that they were computed from
+    are written first.
 
     `interval` holds `n_resamples`, `level` and `seed` of the bootstrap.
     """
+    tasks, score = answered(model, dataset.tasks, dataset.score)
     metrics: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, Any]] = {}
     for name in splits:
         split = dataset.split(name)
-        outputs = predict(model, split, dataset.tasks, batch_size=batch_size, view=view, device=device)
+        outputs = predict(model, split, tasks, batch_size=batch_size, view=view, device=device)
         predictions = as_predictions(outputs, split)
         predictions.save(folder.predictions(name))
-        metrics[name] = split_metrics(dataset.tasks, dataset.score, outputs.logits, outputs.targets, outputs.masks)
-        found = cluster_bootstrap(predictions, dataset.tasks, dataset.score, **interval)
+        metrics[name] = split_metrics(tasks, score, outputs.logits, outputs.targets, outputs.masks)
+        found = cluster_bootstrap(predictions, tasks, score, **interval)
         intervals[name] = {metric: value.as_dict() for metric, value in found.items()}
         if stage is not None:
             stage.advance()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdexp.contracts import TaskSpec
+from kdexp.contracts import NUMBERS, TaskSpec
 from kdexp.errors import DataError
 from kdexp.records import written_whole
 
@@ -25,8 +25,9 @@ from kdexp.records import written_whole
 class Predictions:
     """What a model said on one split: `index` (N,), `cluster` (N,), and by task logits, targets and candidate masks.
 
-    Logits are (N, C) for multiclass, (N,) for binary and regression, (N, K) or (N, P, K) for candidates, where a mask
-    of the same shape says which candidates are real. Raises DataError where lengths differ or a number is not finite.
+    Logits are (N, C) for multiclass, (N,) for binary and regression, (N, P) for durations, whose target is NaN where a
+    position does not count, (N, K) or (N, P, K) for candidates, where a mask of the same shape says which candidates
+    are real. Raises DataError where lengths differ or a number is not finite.
     """
 
     index: np.ndarray
@@ -88,8 +89,10 @@ class Predictions:
         return named
 
     def _check_finite(self, task: str, logits: np.ndarray) -> None:
-        """Every logit of a real candidate or class is a number."""
-        mask = self.masks.get(task)
+        """Every logit of a class, of a real candidate or of a position that counts is a number."""
+        mask, target = self.masks.get(task), self.targets[task]
+        if mask is None and target.dtype.kind == "f" and target.shape == logits.shape:
+            mask = ~np.isnan(target)
         if mask is not None and mask.shape != logits.shape:
             raise DataError(f"{self.origin}: mask.{task} has the shape {mask.shape}, logits.{task} has {logits.shape}")
         bad = ~np.isfinite(logits) if mask is None else ~np.isfinite(logits) & mask
@@ -105,15 +108,16 @@ def task_arrays(predictions: Predictions, task: TaskSpec) -> tuple[np.ndarray, n
             f"{predictions.origin} holds no task {task.name!r}, only {', '.join(sorted(predictions.logits)) or 'none'}"
         )
     logits, target = predictions.logits[task.name].astype(np.float64), predictions.targets[task.name]
-    n_axes = {"multiclass": 2, "binary": 1, "regression": 1, "candidates": target.ndim + 1}[task.kind]
+    n_axes = {"multiclass": 2, "binary": 1, "regression": 1, "candidates": target.ndim + 1, "duration": 2}[task.kind]
     if logits.ndim != n_axes or logits.shape[: target.ndim] != target.shape:
         raise DataError(
             f"{predictions.origin}: a {task.kind} task does not fit logits.{task.name} {logits.shape} "
             f"with target.{task.name} {target.shape}"
         )
-    if task.kind == "regression":
-        if not np.isfinite(target).all():
-            first = int(predictions.index[np.flatnonzero(~np.isfinite(target))[0]])
+    if task.kind in NUMBERS:
+        bad = ~np.isfinite(target) if task.kind == "regression" else np.isinf(target)
+        if bad.any():
+            first = int(predictions.index[np.argwhere(bad)[0][0]])
             raise DataError(f"{predictions.origin}: target.{task.name} is not finite at sample {first}")
         return logits, target.astype(np.float64)
     _check_targets(predictions, task, logits, target)
@@ -150,6 +154,33 @@ def class_labels(predictions: Predictions, task: TaskSpec) -> tuple[np.ndarray, 
         best = np.where(predictions.masks[task.name], logits, -np.inf).argmax(-1)
         return target[target >= 0], best[target >= 0]
     return target, logits.argmax(-1)
+
+
+def position_values(predictions: Predictions, task: TaskSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of a `candidates` or `duration` task, by metric: what is averaged, and where it counts, both (N, P).
+
+    A duration below 0 seconds counts as 0. Without a position axis, P is 1.
+    """
+    logits, target = task_arrays(predictions, task)
+    if task.kind == "duration":
+        counts_NP = ~np.isnan(target)
+        log_NP, true_NP = (np.where(counts_NP, values, 0.0) for values in (logits, target))
+        gap_NP = np.abs(np.maximum(np.expm1(log_NP), 0) - np.expm1(true_NP))
+        return {
+            "mape_log": (np.abs(log_NP - true_NP) / np.maximum(true_NP, 1), counts_NP),
+            "mape_sec": (gap_NP / np.maximum(np.expm1(true_NP), 1), counts_NP),
+        }
+    counts_NP = (target >= 0).reshape(len(target), -1)
+    hit_NP = np.zeros(counts_NP.shape)
+    truth_M, predicted_M = class_labels(predictions, task)
+    hit_NP[counts_NP] = truth_M == predicted_M
+    n_candidates_NP = predictions.masks[task.name].sum(-1).reshape(counts_NP.shape)
+    n_to_come_NP = np.cumsum(counts_NP[:, ::-1], axis=1)[:, ::-1]
+    return {
+        "acc": (hit_NP, counts_NP),
+        "acc_decisions": (hit_NP, counts_NP & (n_candidates_NP >= 2)),
+        "acc_inner": (hit_NP, counts_NP & (n_to_come_NP > 1)),
+    }
 
 
 def _by_task(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

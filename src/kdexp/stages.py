@@ -13,19 +13,21 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from kdexp.building import build_logger, build_model, build_optimizer, model_size
-from kdexp.contracts import Dataset, SplitName, Trial
+from kdexp.building import apply_signal, build_logger, build_model, build_optimizer, check_signal, model_size
+from kdexp.contracts import NUMBERS, Dataset, Split, SplitName, Trial
 from kdexp.display import Display
-from kdexp.distill.objective import Objective, none
+from kdexp.distill.losses.kl import distillable
+from kdexp.distill.losses.positions import check_task
+from kdexp.distill.objective import Objective, none, own_loss
 from kdexp.errors import CacheError
 from kdexp.measuring import measure
 from kdexp.records import RunFolder, fingerprint
-from kdexp.training.cache import CacheKey, obtain_cache
-from kdexp.training.fit import FitResult, fit, latency_ms, load_checkpoint, model_state, predict
+from kdexp.training.cache import CacheKey, Features, Values, obtain_cache, teacher_outputs
+from kdexp.training.fit import FitResult, fit, latency_ms, load_checkpoint, model_state
 from kdexp.training.loggers import close_logger
 from kdexp.training.module import DistillationModule
 from kdexp.training.signals import LiveTeacher, SignalSource
-from kdexp.training.teacher import TeacherStore, describe_task, load_weights, obtain_teacher
+from kdexp.training.teacher import TeacherStore, answered, describe_task, load_weights, obtain_teacher
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,16 @@ class Bench:
 
 
 def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
-    """The teacher from the store, trained first where it is not there."""
+    """The teacher from the store, trained first where it is not there, and set to be read as `teacher.signal` says.
+
+    What the store holds does not depend on `teacher.signal`: its metrics are those of the reading it is built with.
+    """
     cfg, dataset = bench.cfg, bench.dataset
     teacher = cfg["teacher"]
+    signal = teacher.get("signal") or {}
     model = build_model(teacher["model"], dataset, teacher["seed"], "teacher.model")
+    check_signal(model, signal)
+    _check_positions(bench, model)
     given = Path(teacher["checkpoint"]) if teacher["checkpoint"] else None
     adopted = load_weights(model, given, dataset.tasks, "teacher.checkpoint") if given else None
     store = TeacherStore(Path(cfg["paths"]["output_root"]) / "teachers" / _teacher_key(bench, model, adopted))
@@ -78,12 +86,13 @@ def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
     def make(folder: RunFolder) -> tuple[Mapping[str, torch.Tensor], Record]:
         seconds, epochs = 0.0, 0
         if adopted is None:
-            result = _fit(bench, folder, model, none(), view="teacher", name="teacher")
+            own = getattr(model, "own_loss", None)
+            result = _fit(bench, folder, model, own_loss(own) if own else none(), view="teacher", name="teacher")
             seconds, epochs = result.seconds, len(result.history)
         state = {name: tensor.detach().clone().cpu() for name, tensor in model.state_dict().items()}
         metrics, intervals = bench.measure(model, ("val", "test"), folder, "teacher") if bench.is_main else ({}, {})
         return state, {
-            "config": dict(teacher),
+            "config": {key: value for key, value in teacher.items() if key != "signal"},
             "data": {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint},
             "tasks": [describe_task(task) for task in dataset.tasks],
             "seed": teacher["seed"],
@@ -98,8 +107,19 @@ def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
     if reused and bench.is_main:
         log.info("teacher: reused %s from %s", manifest["fingerprint"], store.path)
     load_weights(model, store.weights, dataset.tasks, "teacher")
+    apply_signal(model, signal)
     facts = {key: manifest[key] for key in ("fingerprint", "seed", "epochs", "metrics", "intervals", "model")}
-    return model, {**facts, "folder": str(store.path), "reused": reused}
+    return model, {**facts, "signal": dict(signal), "folder": str(store.path), "reused": reused}
+
+
+def _check_positions(bench: Bench, model: nn.Module) -> None:
+    """Stops before a teacher is trained for a KL that could not use it."""
+    dataset, positions = bench.dataset, bench.cfg["distill"].get("positions")
+    if positions is None:
+        return
+    targets = dataset.split("train").fetch(torch.arange(1)).targets
+    for task in distillable(answered(model, dataset.tasks, dataset.score)[0], targets):
+        check_task(positions, task, has_positions=targets[task.name].ndim == 2)
 
 
 def _teacher_key(bench: Bench, model: nn.Module, adopted: str | None) -> str:
@@ -128,22 +148,26 @@ def signal_source(
     if teacher["cache"] == "off" or not dataset.deterministic:
         return LiveTeacher(model, facts["fingerprint"]), {"outputs": "live"}
     names = objective.teacher_features
-    key = CacheKey(teacher=facts["fingerprint"], data=dataset.fingerprint, dtype=teacher["cache_dtype"], names=names)
+    key = CacheKey(
+        teacher=facts["fingerprint"],
+        data=dataset.fingerprint,
+        dtype=teacher["cache_dtype"],
+        names=names,
+        signal=facts["signal"],
+    )
 
-    def compute() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def compute() -> tuple[Values, Features]:
         split, size = dataset.split("train"), bench.cfg["data"]["eval_batch_size"]
-        stage = bench.display.stage("teacher outputs", -(-len(split) // size))
-        found = predict(
+        tasks, _ = answered(model, dataset.tasks, dataset.score)
+        return teacher_outputs(
             model,
             split,
-            dataset.tasks,
-            batch_size=size,
-            view="teacher",
-            device=bench.device,
+            [task for task in tasks if task.kind not in NUMBERS],
             features=names,
-            stage=stage,
+            batch_size=size,
+            device=bench.device,
+            stage=bench.display.stage("teacher outputs", -(-len(split) // size)),
         )
-        return found.logits, found.features
 
     source, reused = obtain_cache(Path(facts["folder"]) / "outputs", key, teacher["cache"], compute)
     if reused and bench.is_main:
@@ -199,6 +223,12 @@ def _measured_student(bench: Bench, folder: RunFolder, model: nn.Module, result:
     }
 
 
+def _train_split(dataset: Dataset, view: str) -> Split:
+    """What a model is trained on; a teacher sees more where the data set says so (labels may be scarce)."""
+    wider = getattr(dataset, "teacher_split", None)
+    return wider() if wider is not None and view == "teacher" else dataset.split("train")
+
+
 def _fit(
     bench: Bench,
     folder: RunFolder,
@@ -217,11 +247,12 @@ def _fit(
     epochs = cfg["teacher"]["max_epochs"] if view == "teacher" else cfg["trainer"]["max_epochs"]
     key = "teacher.optimizer" if view == "teacher" else "optimizer"
     make_optimizer, learning_rate = build_optimizer(section["optimizer"], key)
+    tasks, score = answered(model, dataset.tasks, dataset.score)
     module = DistillationModule(
         model,
         objective=objective,
-        tasks=dataset.tasks,
-        score=dataset.score,
+        tasks=tasks,
+        score=score,
         make_optimizer=make_optimizer,
         learning_rate=learning_rate,
         seed=section["seed"],
@@ -230,7 +261,7 @@ def _fit(
     )
     return fit(
         module,
-        train=dataset.split("train"),
+        train=_train_split(dataset, view),
         val=dataset.split("val"),
         folder=folder,
         trainer_options={**cfg["trainer"], "max_epochs": epochs},

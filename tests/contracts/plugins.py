@@ -29,6 +29,7 @@ CONF = ROOT / "conf"
 HOMES = (CONF, OUTSIDE / "conf")
 DATA_SEED = 5
 _NOT_A_MODEL = {"base"}  # what teachers share
+_LARGE = {"beijing"}  # its teacher has some 60 million parameters on a small city
 
 
 def options(group: str) -> list[str]:
@@ -91,6 +92,10 @@ class ModelCase:
     def node(self) -> str:
         return "student" if self.role == "student" else "teacher.model"
 
+    @property
+    def is_large(self) -> bool:
+        return self.role == "teacher" and self.dataset in _LARGE
+
     def __str__(self) -> str:
         return " ".join([self.role, self.dataset, *self.words])
 
@@ -102,15 +107,29 @@ class ModelCase:
 
 
 def model_cases() -> list[ModelCase]:
-    """Every student and teacher with its data set, then every choice inside a model, such as a fusion."""
+    """Every student and teacher with its data set, then every choice inside a model, such as a fusion. A file that only
+    repeats another (porto's teacher is Beijing's) is no case of its own."""
     cases = []
     for role in ("student", "teacher"):
         for option in options(role):
-            if option in _NOT_A_MODEL:
+            if option in _NOT_A_MODEL or repeats(role, option):
                 continue
             dataset = _dataset_of(role, option)
             cases.append(ModelCase(role, dataset, () if option == dataset else (f"{role}={option}",)))
     return cases + [case for part in _parts() for case in _part_cases(part)]
+
+
+def repeats(role: str, option: str) -> bool:
+    """Whether a model's file holds nothing but the name of another."""
+    nodes = [
+        OmegaConf.load(home / role / f"{option}.yaml") for home in HOMES if (home / role / f"{option}.yaml").exists()
+    ]
+    return all(set(node) == {"defaults"} for node in nodes)
+
+
+def as_params(cases: Sequence[ModelCase]) -> list[Any]:
+    """Cases for pytest; a teacher at its published size is for the second step."""
+    return [pytest.param(case, marks=pytest.mark.slow) if case.is_large else case for case in cases]
 
 
 def _dataset_of(role: str, option: str) -> str:
@@ -141,7 +160,8 @@ def _part_cases(group: str) -> list[ModelCase]:
 def small(name: str) -> tuple[str, ...]:
     """The words that make a data set small and synthetic, where it has such settings."""
     node = composed(f"dataset={name}").dataset
-    words = (("source", "synthetic"), ("generator.preset", "small"))
+    smallest = "tiny" if "n_crossings" in node.get("generator", {}) else "small"
+    words = (("source", "synthetic"), ("generator.preset", smallest))
     return tuple(f"dataset.{key}={value}" for key, value in words if OmegaConf.select(node, key) is not None)
 
 

@@ -16,6 +16,7 @@ MULTICLASS = TaskSpec(name="t", kind="multiclass")
 BINARY = TaskSpec(name="t", kind="binary")
 CANDIDATES = TaskSpec(name="t", kind="candidates")
 REGRESSION = TaskSpec(name="t", kind="regression")
+DURATION = TaskSpec(name="t", kind="duration")
 
 
 def of(task: TaskSpec, logits: Any, target: Any, mask: Any = None) -> Tensor:
@@ -39,6 +40,14 @@ BY_HAND = [
         [math.log(2) / 2],
     ),
     (REGRESSION, [1.5, 2.0], [1.0, 5.0], None, [0.25, 9.0]),
+    # |3 - 4| / 4 and |1 - 0.5| / 1 (never less than 1); then |4 - 2| / 2 beside a position that does not count; none.
+    (
+        DURATION,
+        [[3.0, 1.0], [4.0, math.nan], [9.0, math.inf]],
+        [[4.0, 0.5], [2.0, math.nan], [math.nan, math.nan]],
+        None,
+        [(0.25 + 0.5) / 2, 1.0, 0.0],
+    ),
 ]
 
 
@@ -86,6 +95,21 @@ def test_positions_that_do_not_count_are_silent() -> None:
 @pytest.mark.parametrize("row", [[True, False], [False, False]])
 def test_a_target_on_padding_is_not_hidden(row: list[bool]) -> None:
     assert of(CANDIDATES, [[0.0, 0.0]], [1], [row]).item() == math.inf
+
+
+def test_durations_that_do_not_count_get_no_gradient() -> None:
+    prediction = torch.tensor([[3.0, 7.0, math.nan], [1.0, 2.0, 3.0]], requires_grad=True)
+    target = torch.tensor([[4.0, math.nan, math.nan], [0.0, 0.5, 2.0]])
+    with torch.autograd.set_detect_anomaly(True):
+        of(DURATION, prediction, target).sum().backward()
+    # The sign of the gap over max(y, 1) and over how many positions count.
+    assert prediction.grad is not None
+    expected = [-1 / 4, 0.0, 0.0, 1 / 3, 1 / 3, 1 / 6]
+    assert prediction.grad.flatten().tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_duration_that_counts_and_is_no_number_is_not_hidden() -> None:
+    assert of(DURATION, [[math.nan, 1.0]], [[1.0, 1.0]]).isnan().all()
 
 
 def test_tasks_add_up() -> None:

@@ -29,11 +29,12 @@ def of(
     scale_tau2: bool = False,
     kind: Any = "logits",
     made_at: float = 1.0,
+    positions: str = "decisions",
 ) -> Tensor:
     masks = {} if mask is None else {"t": torch.as_tensor(mask)}
     output = StudentOutput(logits={"t": torch.as_tensor(student)}, masks=masks)
     signal = TeacherSignal(values={"t": torch.as_tensor(teacher)}, kind=kind, temperature=made_at)
-    return kl(output, signal, tasks=(task,), temperature=temperature, scale_tau2=scale_tau2)
+    return kl(output, signal, tasks=(task,), temperature=temperature, scale_tau2=scale_tau2, positions=positions)
 
 
 def random(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -70,13 +71,14 @@ def test_temperature_two_by_hand(scale_tau2: bool, expected: float) -> None:
     assert result.item() == pytest.approx(expected, abs=1e-7)
 
 
-def test_a_trip_of_three_positions_by_hand() -> None:
-    # First position: teacher (3/4, 1/4), student (1/2, 1/2), KL 0.1308120360. Second: one candidate, KL 0.
-    # Third: no candidate, not counted. Mean over the first two.
+@pytest.mark.parametrize(("positions", "expected"), [("all", 0.0654060180), ("decisions", 0.1308120360)])
+def test_a_trip_of_three_positions_by_hand(positions: str, expected: float) -> None:
+    # First position: teacher (3/4, 1/4), student (1/2, 1/2), KL 0.1308120360. Second: one candidate, KL 0, which
+    # counts among all but is no decision. Third: no candidate, never counted.
     teacher = [[[math.log(3), 0.0, 7.0], [2.0, 7.0, 7.0], [7.0, 8.0, 9.0]]]
     mask = [[[True, True, False], [True, False, False], [False, False, False]]]
-    result = of(CANDIDATES, torch.zeros(1, 3, 3), teacher, mask)
-    assert result.item() == pytest.approx(0.0654060180, abs=1e-7)
+    result = of(CANDIDATES, torch.zeros(1, 3, 3), teacher, mask, positions=positions)
+    assert result.item() == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])
@@ -88,15 +90,17 @@ def test_it_agrees_with_numpy(temperature: float) -> None:
     np.testing.assert_allclose(in_float32, expected, rtol=2e-5, atol=2e-6)
 
 
-def test_candidates_agree_with_numpy_row_by_row() -> None:
+@pytest.mark.parametrize(("positions", "least"), [("all", 1), ("decisions", 2)])
+def test_candidates_agree_with_numpy_row_by_row(positions: str, least: int) -> None:
     student, teacher = random(8, 5, 6), random(8, 5, 6, seed=1)
     mask = torch.rand(8, 5, 6, generator=torch.Generator().manual_seed(2)) < 0.5
     mask[:, 0] = False
     expected = []
     for s, t, m in zip(student.numpy(), teacher.numpy(), mask.numpy(), strict=True):
-        rows = [reference(s[p][m[p]], t[p][m[p]], 1.5) for p in range(5) if m[p].any()]
+        rows = [reference(s[p][m[p]], t[p][m[p]], 1.5) for p in range(5) if m[p].sum() >= least]
         expected.append(np.mean(rows))
-    np.testing.assert_allclose(of(CANDIDATES, student, teacher, mask, temperature=1.5), expected, rtol=1e-12)
+    result = of(CANDIDATES, student, teacher, mask, temperature=1.5, positions=positions)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 def test_one_logit_is_two_classes() -> None:
@@ -184,8 +188,8 @@ def test_what_does_not_fit_is_named() -> None:
         of(CANDIDATES, torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"the mask of task 't' is \(3,\), its logits are \(2, 3\)"):
         of(CANDIDATES, torch.zeros(2, 3), torch.zeros(2, 3), [True, True, False])
-    with pytest.raises(ConfigError, match="'t' is a regression: use distill=none"):
+    with pytest.raises(ConfigError, match=r"answers none of the tasks .* are t \(regression\): use distill=none"):
         of(TaskSpec(name="t", kind="regression"), torch.zeros(2), torch.zeros(2))
     silent = TeacherSignal(values={"other": torch.zeros(2)})
-    with pytest.raises(ValueError, match=r"says nothing about task 't', only about \['other'\]"):
+    with pytest.raises(ConfigError, match=r"answers none of the tasks .* are t \(binary\): use distill=none"):
         kl(StudentOutput(logits={"t": torch.zeros(2)}), silent, tasks=(BINARY,), temperature=1.0, scale_tau2=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdexp.contracts import LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
 from kdexp.distill.losses.ce import ce
-from kdexp.distill.objective import Objective, alpha_beta, ce_lambda_kl, mix, none
+from kdexp.distill.objective import Objective, alpha_beta, ce_lambda_kl, mix, none, own_loss
 from kdexp.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -109,6 +109,16 @@ def test_auxiliary_parts_count_only_where_they_have_a_weight() -> None:
     torch.testing.assert_close(result.total, silent.total + 1.5)
     with pytest.raises(ConfigError, match=r"distill\.aux\.energy weighs a part .* it gives time"):
         terms(none(aux={"energy": 0.5}), time=energy)
+
+
+def test_a_loss_of_ones_own_is_the_total_and_needs_neither_labels_nor_teacher() -> None:
+    energy = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    objective = own_loss("energy")
+    assert not objective.needs_teacher
+    result = terms(objective, energy=energy)
+    assert list(result.parts) == ["energy"] and result.total.item() == 3.0 and result.weights == {"energy": 1.0}
+    with pytest.raises(ConfigError, match="the model's own_loss is 'energy', a part that it does not give; it gives t"):
+        terms(objective, time=energy)
 
 
 def test_a_nan_is_seen_in_the_part_it_came_from() -> None:

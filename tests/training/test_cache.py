@@ -10,25 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from kdexp.contracts import Batch
 from kdexp.errors import CacheError
 from kdexp.training import cache
-from kdexp.training.cache import CacheKey, obtain_cache
+from kdexp.training.cache import CacheKey, Features, Values, obtain_cache
 from kdexp.training.signals import CachedTeacher
 
 KEY = CacheKey(teacher="t1", data="d1", dtype="float32", names=("hidden",))
 N = 7
 
 
-def outputs() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def outputs() -> tuple[Values, Features]:
     generator = torch.Generator().manual_seed(0)
-    values = {"organ": torch.randn(N, 3, generator=generator), "sick": torch.randn(N, generator=generator)}
+    values: Values = {"organ": torch.randn(N, 3, generator=generator), "sick": torch.randn(N, generator=generator)}
     return values, {"hidden": torch.randn(N, 5, generator=generator)}
 
 
-def refuse() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def refuse() -> tuple[Values, Features]:
     raise AssertionError("it was there already")
 
 
@@ -81,8 +80,12 @@ def test_a_change_to_a_mapped_signal_does_not_reach_the_file(tmp_path: Path) -> 
     assert torch.equal(obtain_cache(tmp_path, KEY, "ram", refuse)[0].values["organ"], outputs()[0]["organ"])
 
 
-@pytest.mark.parametrize("other", [{"teacher": "t2"}, {"data": "d2"}, {"dtype": "float16"}, {"names": ()}], ids=str)
-def test_another_teacher_data_type_or_feature_is_another_cache(tmp_path: Path, other: dict) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"teacher": "t2"}, {"data": "d2"}, {"dtype": "float16"}, {"names": ()}, {"signal": {"window": 4}}],
+    ids=str,
+)
+def test_another_teacher_data_type_feature_or_reading_is_another_cache(tmp_path: Path, other: dict) -> None:
     key = replace(KEY, **other)
     made(tmp_path)
     assert key.folder(tmp_path) != KEY.folder(tmp_path)
@@ -164,9 +167,10 @@ def test_what_was_cut_off_while_writing_is_done_again(tmp_path: Path, monkeypatc
 
 
 def test_the_manifest_says_what_the_outputs_belong_to(tmp_path: Path) -> None:
-    made(tmp_path)
-    manifest = json.loads((KEY.folder(tmp_path) / "manifest.json").read_text())
-    assert (manifest["teacher"], manifest["data"]) == ("t1", "d1")
+    key = replace(KEY, signal={"window": 4})
+    made(tmp_path, key)
+    manifest = json.loads((key.folder(tmp_path) / "manifest.json").read_text())
+    assert (manifest["teacher"], manifest["data"], manifest["signal"]) == ("t1", "d1", {"window": 4})
     assert set(manifest["files"]) == {"values.organ.npy", "values.sick.npy", "features.hidden.npy"}
 
 

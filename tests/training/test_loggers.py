@@ -4,10 +4,7 @@ import json
 import logging
 import os
 import socket
-import struct
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from hydra.utils import instantiate
 
 from kdexp.errors import ConfigError
 from kdexp.training.loggers import close_logger, no_logger, tensorboard_logger, wandb_logger
+from wandb_files import closed, history, only, read_records, summary_of, wandb_files
 
 CONF = Path(__file__).parents[2] / "conf"
 SECRET = "hunter2-do-not-store"
@@ -37,58 +35,11 @@ def no_account(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def read_records(path: Path) -> Iterator:
-    """The records of a .wandb file: a 7-byte header, then LevelDB log blocks of 32 KiB whose entries are
-    (crc32, uint16 length, type full/first/middle/last = 1/2/3/4, data). A torn tail ends the reading."""
-    from wandb.proto import wandb_internal_pb2
-
-    content = path.read_bytes()
-    assert content[:4] == b":W&B"
-    position, payload = 7, b""
-    while position + 7 <= len(content):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        piece = content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind not in (1, 2, 3, 4) or len(piece) < length:
-            return
-        payload = piece if kind in (1, 2) else payload + piece
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(payload)
-            yield record
-
-
-def wandb_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
-
-
-def written(folder: Path) -> Path:
-    """The one .wandb file of a run, once wandb's process has written the end."""
+def closed_file(folder: Path) -> Path:
+    """The one .wandb file of a run, once it is closed."""
     (path,) = wandb_files(folder)
-    for _ in range(500):
-        if any(record.WhichOneof("record_type") == "exit" for record in read_records(path)):
-            return path
-        time.sleep(0.02)
-    raise AssertionError(f"{path} was not closed within ten seconds")
-
-
-def rows(records) -> list[dict]:
-    """The history rows, by metric name."""
-    return [
-        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof("record_type") == "history"
-    ]
-
-
-def only(records, kind: str):
-    found = [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
-    assert len(found) == 1, f"{len(found)} records of {kind}"
-    return found[0]
+    closed(path)
+    return path
 
 
 def logged_run(folder: Path, status: str = "done", **settings):
@@ -99,7 +50,7 @@ def logged_run(folder: Path, status: str = "done", **settings):
         logger.finalize(status)
     finally:
         close_logger(logger)
-    return written(folder)
+    return closed_file(folder)
 
 
 def test_an_offline_wandb_run_holds_group_job_name_tags_and_epochs_as_steps(tmp_path):
@@ -109,7 +60,7 @@ def test_an_offline_wandb_run_holds_group_job_name_tags_and_epochs_as_steps(tmp_
     assert (run.project, run.run_group, run.job_type) == ("kdexp", "my_study", "trial")
     assert run.display_name == "trial_00007"
     assert sorted(run.tags) == ["SYNTHETIC", "fast"]
-    made = rows(records)
+    made = history(records)
     assert [(row["epoch"], row["val/score"]) for row in made] == [(1, 0.1), (2, 0.2), (3, pytest.approx(0.3))]
     steps = {record.metric.glob_name: record.metric.step_metric for record in records if record.HasField("metric")}
     assert steps["*"] == "epoch"
@@ -146,9 +97,9 @@ def test_two_runs_in_one_process_are_two_files_even_if_the_first_was_never_final
     first.log_metrics({"val/score": 0.1}, step=1)
     second = logged_run(tmp_path / "b")
     close_logger(first)
-    first_file = written(tmp_path / "a")
-    assert [row["val/score"] for row in rows(read_records(first_file))] == [0.1]
-    assert len(rows(read_records(second))) == 3
+    first_file = closed_file(tmp_path / "a")
+    assert [row["val/score"] for row in history(read_records(first_file))] == [0.1]
+    assert len(history(read_records(second))) == 3
     # It was closed by close_logger, not by finalize: it ended badly.
     assert only(list(read_records(first_file)), "exit").exit_code == 1
     assert only(list(read_records(first_file)), "run").tags == []
@@ -158,12 +109,23 @@ def test_two_runs_in_one_process_are_two_files_even_if_the_first_was_never_final
 def test_the_exit_record_says_how_the_run_ended(tmp_path, status, code):
     records = list(read_records(logged_run(tmp_path / "run", status=status)))
     assert only(records, "exit").exit_code == code
-    summary = {
-        "/".join([*item.nested_key] or [item.key]): item.value_json
-        for record in records
-        for item in record.summary.update
-    }
-    assert json.loads(summary["status"]) == status
+    assert summary_of(records)["status"] == status
+
+
+def test_the_summary_keeps_the_best_score_beside_the_last(tmp_path):
+    logger = wandb_logger(run_dir=tmp_path / "run", config=CONFIG, source="real", mode="offline")
+    for epoch, score in enumerate((0.3, 0.5, 0.4), 1):
+        logger.log_metrics({"val/score": score, "val/loss": score}, step=epoch)
+    logger.finalize("done")
+    summary = summary_of(read_records(closed_file(tmp_path / "run")))
+    assert summary["val/score"] == {"max": 0.5, "last": 0.4}
+    assert summary["val/loss"] == 0.4
+
+
+def test_a_run_with_an_id_of_its_own_may_be_gone_on_with(tmp_path):
+    run = only(read_records(logged_run(tmp_path / "run", run_id="abc123")), "run")
+    assert (run.run_id, run.resume) == ("abc123", True)
+    assert not only(read_records(logged_run(tmp_path / "other")), "run").resume
 
 
 def test_a_closed_logger_refuses_more_epochs_and_an_unknown_status(tmp_path):
@@ -277,6 +239,6 @@ def test_every_logger_is_built_from_its_yaml_and_gets_the_configuration_as_plain
     logger.finalize("done")
     assert logger.closed
     if option == "wandb":
-        path = written(tmp_path / "run")
+        path = closed_file(tmp_path / "run")
         config = {item.key: json.loads(item.value_json) for item in only(list(read_records(path)), "run").config.update}
         assert config["dataset"] == CONFIG["dataset"]

@@ -1,5 +1,6 @@
 """Split metrics by torchmetrics agree with the ones that `kdexp.bootstrap` recomputes from saved predictions."""
 
+import math
 import warnings
 
 import numpy as np
@@ -73,19 +74,59 @@ def test_macro_f1_equals_a_value_worked_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(40, 5), (40, 3, 5)])
-def test_candidate_accuracy_agrees_with_the_saved_predictions(shape):
+def test_candidate_accuracies_agree_with_the_saved_predictions(shape):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(shape, generator=generator)
-    mask = torch.rand(shape, generator=generator) < 0.6
+    mask = torch.rand(shape, generator=generator) < 0.3
     mask[..., 0] = True
     target = torch.where(mask, torch.rand(shape, generator=generator), -1.0).argmax(-1)
     target[:7] = -1
     logits = logits.masked_fill(~mask, -torch.inf)
-    task = TaskSpec(name="next", kind="candidates", metrics=("acc",))
+    task = TaskSpec(name="next", kind="candidates", metrics=("acc", "acc_decisions", "acc_inner"))
     arguments = ((task,), ("next/acc",), {"next": logits}, {"next": target}, {"next": mask})
     ours = split_metrics(*arguments)
     assert 0 < ours["next/acc"] < 1
     assert ours == pytest.approx(recomputed(*arguments), abs=1e-6)
+    # Without a position axis each sample's only position is its last.
+    assert ("next/acc_inner" in ours) == (len(shape) == 3)
+    assert len({round(value, 6) for name, value in ours.items() if name != "score"}) == len(ours) - 1
+
+
+def test_durations_agree_with_the_saved_predictions_and_what_does_not_count_is_never_read():
+    generator = torch.Generator().manual_seed(1)
+    predicted, true = torch.rand(30, 6, generator=generator) * 6 - 1, torch.rand(30, 6, generator=generator) * 5
+    true[torch.arange(6) >= torch.randint(0, 7, (30, 1), generator=generator)] = torch.nan
+    predicted[true.isnan()] = torch.nan
+    task = TaskSpec(name="time", kind="duration", metrics=("mape_log", "mape_sec"))
+    other = TaskSpec(name="a", kind="binary", metrics=("acc",))
+    logits, targets = {"time": predicted, "a": torch.ones(30)}, {"time": true, "a": torch.ones(30).long()}
+    ours = split_metrics((task, other), ("a/acc",), logits, targets)
+    assert ours == pytest.approx(recomputed((task, other), ("a/acc",), logits, targets), rel=1e-6)
+    # Trip by trip, position by position.
+    gaps = [
+        (abs(p - t) / max(t, 1), abs(max(math.expm1(p), 0) - math.expm1(t)) / max(math.expm1(t), 1))
+        for p, t in zip(predicted.flatten().tolist(), true.flatten().tolist(), strict=True)
+        if not math.isnan(t)
+    ]
+    assert (ours["time/mape_log"], ours["time/mape_sec"]) == pytest.approx(np.mean(gaps, axis=0), rel=1e-5)
+
+
+def test_durations_without_a_position_that_counts_are_left_out():
+    task = TaskSpec(name="time", kind="duration", metrics=("mape_log", "mape_sec"))
+    other = TaskSpec(name="a", kind="binary", metrics=("acc",))
+    logits = {"time": torch.zeros(2, 3), "a": torch.ones(2)}
+    targets = {"time": torch.full((2, 3), torch.nan), "a": torch.ones(2).long()}
+    made = split_metrics((task, other), ("a/acc",), logits, targets)
+    assert made == recomputed((task, other), ("a/acc",), logits, targets) == {"a/acc": 1.0, "score": 1.0}
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, 1e4])
+def test_a_duration_that_is_no_number_of_seconds_stops_the_run(broken):
+    task = TaskSpec(name="time", kind="duration", metrics=("mape_sec",))
+    other = TaskSpec(name="a", kind="binary", metrics=("acc",))
+    logits = {"time": torch.tensor([[1.0, broken]]), "a": torch.ones(1)}
+    with pytest.raises(RunFailed, match="task time: the logits hold NaN or infinity"):
+        split_metrics((task, other), ("a/acc",), logits, {"time": torch.ones(1, 2), "a": torch.ones(1).long()})
 
 
 def test_regression_metrics_agree_with_the_saved_predictions_and_the_score_is_the_mean_of_its_parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from kdexp.contracts import Batch, Progress, StudentOutput, TeacherSignal
 from kdexp.display import Display
 from kdexp.distill.objective import Objective, ce_lambda_kl, none
 from kdexp.distill.schedules import make_schedule
-from kdexp.errors import RunFailed
+from kdexp.errors import ConfigError, RunFailed
 from kdexp.records import RunFolder
 from kdexp.seeds import derive_seed
 from kdexp.training.fit import FitResult, fit, load_checkpoint, predict
-from kdexp.training.module import DistillationModule, gathered
+from kdexp.training.module import DistillationModule, gathered, kept
 from kdexp.training.signals import LiveTeacher, SignalSource
+from walks import TASKS, Walker, Walks
 
 N_TRAIN, BATCH = 60, 25
 STEPS = 3  # batches of 25, 25 and 10
@@ -372,7 +374,7 @@ def test_batches_are_put_together_in_order_as_float32_on_the_cpu(rings: Any) -> 
         batch = split.fetch(index)
         logits = batch.student["points"].new_zeros(len(index), 3).half() + index[:, None]
         mask = torch.ones(len(index), 3, dtype=torch.bool)
-        outputs.append((StudentOutput(logits={"ring": logits}, masks={"ring": mask}), batch))
+        outputs.append(kept(rings.tasks, StudentOutput(logits={"ring": logits}, masks={"ring": mask}), batch))
     found = gathered(rings.tasks, outputs)
     assert found["logits"]["ring"].dtype == torch.float32
     assert found["logits"]["ring"][:, 0].tolist() == list(range(len(split)))
@@ -380,9 +382,75 @@ def test_batches_are_put_together_in_order_as_float32_on_the_cpu(rings: Any) -> 
     assert found["masks"]["ring"].shape == (len(split), 3)
 
 
+def test_batches_of_different_shapes_are_padded_and_put_in_sample_order() -> None:
+    def batch(index: list[int], way: Any, time: Any, mask: Any) -> tuple[StudentOutput, Batch]:
+        real = torch.tensor(mask, dtype=torch.bool)
+        logits = {"way": torch.tensor(index)[:, None, None] + torch.ones(real.shape), "time": torch.tensor(time) + 1}
+        inputs = {"heavy": torch.zeros(len(index), 1000)}
+        targets = {"way": torch.tensor(way), "time": torch.tensor(time)}
+        made = Batch(student=inputs, teacher=inputs, targets=targets, index=torch.tensor(index))
+        output = StudentOutput(logits=logits, masks={"way": real}, features=inputs)
+        slim, slimmed = kept(TASKS, output, made)
+        assert slim.features == slimmed.student == slimmed.teacher == {}, "what is not needed is let go"
+        return slim, slimmed
+
+    nan = math.nan
+    found = gathered(
+        TASKS,
+        [
+            batch([2], [[0, -1]], [[3.0, nan]], [[[1, 0, 1], [0, 0, 0]]]),
+            batch([1, 0], [[0], [1]], [[5.0], [6.0]], [[[1, 0]], [[1, 1]]]),
+        ],
+    )
+    assert found["targets"]["way"].tolist() == [[1, -1], [0, -1], [0, -1]]
+    assert torch.equal(found["targets"]["time"].isnan(), torch.tensor([[False, True]] * 3))
+    assert found["targets"]["time"][:, 0].tolist() == [6.0, 5.0, 3.0]
+    assert found["masks"]["way"].int().tolist() == [
+        [[1, 1, 0], [0, 0, 0]],
+        [[1, 0, 0], [0, 0, 0]],
+        [[1, 0, 1], [0, 0, 0]],
+    ]
+    # Two positions of two candidates each, filled up with 0 to the third candidate and the second position.
+    assert found["logits"]["way"].tolist() == [
+        [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]],
+        [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0]],
+        [[3.0, 3.0, 3.0], [3.0, 3.0, 3.0]],
+    ]
+    assert found["logits"]["time"][:2].tolist() == [[7.0, 0.0], [6.0, 0.0]]
+
+
+def test_classes_that_differ_in_number_are_not_padded(rings: Any) -> None:
+    def batch(index: list[int], n_classes: int) -> tuple[StudentOutput, Batch]:
+        targets = {"ring": torch.zeros(len(index), dtype=torch.int64)}
+        made = Batch(student={}, teacher={}, targets=targets, index=torch.tensor(index))
+        return kept(rings.tasks, StudentOutput(logits={"ring": torch.zeros(len(index), n_classes)}), made)
+
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        gathered(rings.tasks, [batch([0], 3), batch([1], 4)])
+
+
+def test_a_task_that_a_model_does_not_give_is_named(rings: Any) -> None:
+    batch = rings.split("val").fetch(torch.arange(2))
+    with pytest.raises(ConfigError, match=r"no logits for ring, only for disc; a teacher .* class attribute answers"):
+        kept(rings.tasks, StudentOutput(logits={"disc": torch.zeros(2, 3)}), batch)
+
+
+def test_a_prediction_of_walks_comes_in_sample_order_whatever_the_batches() -> None:
+    walks, walker = Walks(), Walker()
+    walks.setup(1)
+    split = walks.split("test")
+    one, other = (predict(walker, split, walks.tasks, batch_size=size, view="student") for size in (4, 99))
+    whole = split.fetch(torch.arange(len(split)))
+    for found in (one, other):
+        assert torch.equal(found.targets["way"], whole.targets["way"])
+        assert torch.equal(found.masks["way"], whole.student["mask"])
+    mask = one.masks["way"]
+    assert torch.equal(one.logits["way"][mask], other.logits["way"][mask])
+
+
 def test_a_prediction_does_not_depend_on_the_batch_size(rings: Any) -> None:
     model = network(rings, dropout=0.5).train()
     one, other = (predict(model, rings.split("test"), rings.tasks, batch_size=size, view="student") for size in (4, 99))
     torch.testing.assert_close(one.logits["ring"], other.logits["ring"], atol=1e-6, rtol=1e-6)
-    assert one.masks == {} and one.features == {}
+    assert one.masks == {}
     assert not model.training

@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from kdexp.analysis.calibration import confidence_and_hits, reliability
 from kdexp.analysis.drawing import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, SKY, page, plain, save, tidy
 from kdexp.analysis.run import Run, provenance, sample_counts, split_values
-from kdexp.contracts import TaskSpec
+from kdexp.contracts import NUMBERS, TaskSpec
 from kdexp.errors import DataError
 from kdexp.predictions import Predictions, class_labels
 
@@ -40,7 +40,7 @@ def draw_run(folder: Path) -> list[Path]:
         if task.kind in ("multiclass", "binary"):
             figure = confusion(run, predictions, task, split)
             drawn.append(save(figure, run.folder.figures / f"confusion_{task.name}.png"))
-        if task.kind != "regression":
+        if task.kind not in NUMBERS:
             figure = reliability_diagram(run, predictions, task, split)
             drawn.append(save(figure, run.folder.figures / f"reliability_{task.name}.png"))
     return drawn

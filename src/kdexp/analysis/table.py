@@ -50,14 +50,18 @@ def _rows(record: Record) -> list[tuple[str, Record, Mapping[str, Any]]]:
     rows = [(name, part, models.get(size) or {}) for name, part, size in named if part]
     if record.get("no_kd"):
         rows.append(("no-KD", record["no_kd"], models.get("student") or {}))
+    by_split = record.get("trivial_rules") or {}
+    for name in by_split.get("test", {}):
+        rows.append((name, {"metrics": {split: rules[name] for split, rules in by_split.items()}}, {}))
     return rows
 
 
 def _task_metrics(record: Record) -> list[tuple[str, str]]:
-    """For each task its macro F1, or its first metric where it has none; nothing that the score itself already is."""
+    """For each task its macro F1, its accuracy where there is a choice, or its first metric; nothing that the score
+    itself already is."""
     shown = []
     for task in record["tasks"]:
-        metric = "f1" if "f1" in task["metrics"] else task["metrics"][0]
+        metric = next((m for m in ("f1", "acc_decisions") if m in task["metrics"]), task["metrics"][0])
         if list(record["score"]) != [f"{task['name']}/{metric}"]:
             shown.append((task["name"], metric))
     return shown

@@ -3,7 +3,8 @@
     total = Σ_part weight_part(progress) · mean_over_batch(part)
 
 `ce` is what the labels say; every other part is a distillation loss or one of the student's own auxiliary numbers.
-The functions below the class are the presets of `conf/distill`; their parameters are its keys.
+The functions below the class are the presets of `conf/distill`; their parameters are its keys. `positions` says which
+positions of a sample the KL counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from kdexp.contracts import Loss, LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
 from kdexp.distill.losses.ce import ce
-from kdexp.distill.losses.kl import kl
+from kdexp.distill.losses.kl import kl_at
 from kdexp.distill.schedules import Complement, Course, ScheduleSetting, at, make_schedules
 from kdexp.errors import ConfigError
 
@@ -95,6 +96,8 @@ class Objective(torch.nn.Module):
     def _auxiliary(self, name: str, output: StudentOutput) -> Tensor:
         if name not in output.aux:
             there = ", ".join(sorted(output.aux)) or "none"
+            if self.preset == "own_loss":
+                raise ConfigError(f"the model's own_loss is {name!r}, a part that it does not give; it gives {there}")
             raise ConfigError(f"distill.aux.{name} weighs a part that this student does not give; it gives {there}")
         return output.aux[name].float()
 
@@ -104,6 +107,7 @@ def ce_lambda_kl(
     temperature: ScheduleSetting,
     weights: WeightSettings,
     scale_tau2: bool = False,
+    positions: str = "decisions",
     aux: WeightSettings | None = None,
 ) -> Objective:
     """CE + λ·KL, where `weights` holds exactly `ce` and `kl` (λ). Without T², as in HOSER: KL's pull falls as 1/T²."""
@@ -113,7 +117,7 @@ def ce_lambda_kl(
     return Objective(
         preset="ce_lambda_kl",
         weights={"ce": schedules["weights.ce"], "kl": schedules["weights.kl"], **extra},
-        losses={"kl": kl},
+        losses={"kl": kl_at(positions)},
         temperature=schedules["temperature"],
         scale_tau2=scale_tau2,
     )
@@ -125,6 +129,7 @@ def alpha_beta(
     alpha: ScheduleSetting,
     beta: ScheduleSetting,
     scale_tau2: bool = True,
+    positions: str = "decisions",
     aux: WeightSettings | None = None,
 ) -> Objective:
     """α·CE + β·T²·KL."""
@@ -133,21 +138,26 @@ def alpha_beta(
     return Objective(
         preset="alpha_beta",
         weights={"ce": schedules["alpha"], "kl": schedules["beta"], **extra},
-        losses={"kl": kl},
+        losses={"kl": kl_at(positions)},
         temperature=schedules["temperature"],
         scale_tau2=scale_tau2,
     )
 
 
 def mix(
-    *, temperature: ScheduleSetting, alpha: ScheduleSetting, scale_tau2: bool = True, aux: WeightSettings | None = None
+    *,
+    temperature: ScheduleSetting,
+    alpha: ScheduleSetting,
+    scale_tau2: bool = True,
+    positions: str = "decisions",
+    aux: WeightSettings | None = None,
 ) -> Objective:
     """(1 - α)·CE + α·T²·KL."""
     schedules, extra = _schedules({"temperature": (temperature, POSITIVE), "alpha": (alpha, FRACTION)}, aux)
     return Objective(
         preset="mix",
         weights={"ce": Complement(schedules["alpha"]), "kl": schedules["alpha"], **extra},
-        losses={"kl": kl},
+        losses={"kl": kl_at(positions)},
         temperature=schedules["temperature"],
         scale_tau2=scale_tau2,
     )
@@ -157,6 +167,11 @@ def none(*, aux: WeightSettings | None = None) -> Objective:
     """CE alone: the student without a teacher."""
     _, extra = _schedules({}, aux)
     return Objective(preset="none", weights={"ce": Course(start=1.0), **extra}, losses={})
+
+
+def own_loss(part: str) -> Objective:
+    """One of a model's own auxiliary parts alone, without labels: how a teacher with an `own_loss` is trained."""
+    return Objective(preset="own_loss", weights={part: Course(start=1.0)}, losses={})
 
 
 def _check_names(weights: WeightSettings, parts: tuple[str, ...]) -> None:

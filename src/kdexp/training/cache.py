@@ -1,25 +1,33 @@
 """The teacher's outputs on the training split, computed once and shared by every run that uses the same teacher.
 
-A folder per (teacher weights, data, dtype, names): one `.npy` per tensor in sample order, and `manifest.json`, written
-last, with a checksum of each file.
+A folder per (teacher weights, how they are read, data, dtype, names): one `.npy` per tensor in sample order, or several
+for a task with candidates, whose padding is not stored; and `manifest.json`, written last, with a checksum of each.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdexp.contracts import Split, TaskSpec
+from kdexp.display import Stage
+from kdexp.distill.losses.log_probabilities import candidate_mask
 from kdexp.errors import CacheError, DataError
 from kdexp.records import fingerprint, read_json, write_json, written_whole
+from kdexp.training.fit import outputs_of
+from kdexp.training.ragged import Ragged, joined, packed
 from kdexp.training.signals import CachedTeacher
+
+Values = dict[str, Tensor | Ragged]
+Features = dict[str, Tensor]
 
 RAM_LIMIT_BYTES = 2 * 1024**3
 """`teacher.cache=auto` maps larger caches from disk instead of reading them into memory."""
@@ -33,13 +41,50 @@ class CacheKey:
     data: str
     dtype: str
     names: tuple[str, ...]
+    signal: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, root: Path) -> Path:
-        return root / fingerprint(self.teacher, self.data, self.dtype, self.names)
+        return root / fingerprint(self.teacher, self.data, self.dtype, self.names, dict(self.signal))
+
+
+def teacher_outputs(
+    model: nn.Module,
+    split: Split,
+    tasks: Sequence[TaskSpec],
+    *,
+    features: Sequence[str],
+    batch_size: int,
+    device: torch.device | None = None,
+    stage: Stage | None = None,
+) -> tuple[Values, Features]:
+    """What a teacher says on a whole split, in sample order, by task, and its features by name. Padding of candidates
+    is dropped batch by batch, so that the padded whole is never held."""
+    kept: dict[str, list[Tensor | Ragged]] = {task.name: [] for task in tasks}
+    kept_features: dict[str, list[Tensor]] = {name: [] for name in features}
+    indices = []
+    for output, batch in outputs_of(model, split, batch_size=batch_size, view="teacher", device=device, stage=stage):
+        for task in tasks:
+            logits, mask = output.logits[task.name], candidate_mask(output, task)
+            kept[task.name].append(logits.float().cpu() if mask is None else packed(task.name, logits.float(), mask))
+        for name in features:
+            kept_features[name].append(output.features[name].float().cpu())
+        indices.append(batch.index.cpu())
+    index_N = torch.cat(indices)
+    return (
+        {name: _together(pieces, index_N) for name, pieces in kept.items()},
+        {name: torch.cat(pieces)[index_N.argsort()] for name, pieces in kept_features.items()},
+    )
+
+
+def _together(pieces: list[Tensor | Ragged], index_N: Tensor) -> Tensor | Ragged:
+    ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
+    if ragged:
+        return joined(ragged, index_N)
+    return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])[index_N.argsort()]
 
 
 def obtain_cache(
-    root: Path, key: CacheKey, mode: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Tensor]]]
+    root: Path, key: CacheKey, mode: str, compute: Callable[[], tuple[Values, Features]]
 ) -> tuple[CachedTeacher, bool]:
     """The cached signal and whether it was there before; `compute` returns logits by task and features by name.
 
@@ -55,24 +100,29 @@ def obtain_cache(
     return _open(folder, mode), existed
 
 
-def _write(folder: Path, key: CacheKey, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _write(folder: Path, key: CacheKey, groups: Mapping[str, Mapping[str, Tensor | Ragged]]) -> None:
     files: dict[str, Any] = {}
-    for group, tensors in groups.items():
-        for name, tensor in tensors.items():
-            kept = tensor.to(getattr(torch, key.dtype))
-            if bool(torch.isfinite(tensor).all()) and not bool(torch.isfinite(kept).all()):
-                raise CacheError(
-                    f"the teacher's output {name} is too large for {key.dtype}; use teacher.cache_dtype=float32"
-                )
-            if not bool(torch.isfinite(kept).all()):
-                raise CacheError(
-                    f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}"
-                )
-            file = f"{group}.{name}.npy"
-            with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, kept.numpy(), allow_pickle=False)
-            files[file] = {"group": group, "name": name, "sha256": _checksum(folder / file)}
-    write_json(folder / "manifest.json", {"teacher": key.teacher, "data": key.data, "files": files})
+    for group, stored in groups.items():
+        for name, one in stored.items():
+            parts = one.parts() if isinstance(one, Ragged) else {"": one}
+            for part, tensor in parts.items():
+                file = ".".join(word for word in (group, name, part, "npy") if word)
+                kept = _narrowed(tensor, name, key, folder) if tensor.is_floating_point() else tensor
+                with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, kept.numpy(), allow_pickle=False)
+                files[file] = {"group": group, "name": name, "part": part, "sha256": _checksum(folder / file)}
+    described = {"teacher": key.teacher, "signal": dict(key.signal), "data": key.data}
+    write_json(folder / "manifest.json", {**described, "files": files})
+
+
+def _narrowed(tensor: Tensor, name: str, key: CacheKey, folder: Path) -> Tensor:
+    """The numbers in the cache's precision. Raises CacheError where one is none there."""
+    kept = tensor.to(getattr(torch, key.dtype))
+    if bool(torch.isfinite(kept).all()):
+        return kept
+    if bool(torch.isfinite(tensor).all()):
+        raise CacheError(f"the teacher's output {name} is too large for {key.dtype}; use teacher.cache_dtype=float32")
+    raise CacheError(f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}")
 
 
 def _open(folder: Path, mode: str) -> CachedTeacher:
@@ -83,14 +133,15 @@ def _open(folder: Path, mode: str) -> CachedTeacher:
         raise CacheError(f"{folder / 'manifest.json'} is damaged; remove {folder} and run again") from None
     size = sum((folder / file).stat().st_size for file in entries if (folder / file).exists())
     mapped = mode == "memmap" or (mode == "auto" and size > RAM_LIMIT_BYTES)
-    groups: dict[str, dict[str, Tensor]] = {"values": {}, "features": {}}
+    groups: dict[str, dict[str, dict[str, Tensor]]] = {"values": {}, "features": {}}
     for file, entry in entries.items():
         path = folder / file
         if not path.exists() or _checksum(path) != entry["sha256"]:
             raise CacheError(f"{path} is missing or was changed after it was written; remove {folder} and run again")
         array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-        groups[entry["group"]][entry["name"]] = torch.from_numpy(array)
-    return CachedTeacher(groups["values"], groups["features"], teacher)
+        groups[entry["group"]].setdefault(entry["name"], {})[entry["part"]] = torch.from_numpy(array)
+    values: Values = {name: parts[""] if "" in parts else Ragged(**parts) for name, parts in groups["values"].items()}
+    return CachedTeacher(values, {name: parts[""] for name, parts in groups["features"].items()}, teacher)
 
 
 def _checksum(path: Path) -> str:

@@ -6,7 +6,7 @@ import logging
 import pickle
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from kdexp.contracts import Split, TaskSpec, Trial
+from kdexp.contracts import Batch, Split, StudentOutput, TaskSpec, Trial
 from kdexp.display import Stage
 from kdexp.errors import CacheError
 from kdexp.records import RunFolder, read_lines
 from kdexp.training.callbacks import EpochProgress, EpochRecorder
 from kdexp.training.loader import BatchLoader
-from kdexp.training.module import DistillationModule, gathered
+from kdexp.training.module import DistillationModule, gathered, kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,6 @@ class SplitOutputs:
     logits: dict[str, Tensor]
     targets: dict[str, Tensor]
     masks: dict[str, Tensor]
-    features: dict[str, Tensor]
 
 
 @torch.inference_mode()
@@ -153,20 +152,30 @@ def predict(
     batch_size: int,
     view: str,
     device: torch.device | None = None,
-    features: tuple[str, ...] = (),
-    stage: Stage | None = None,
 ) -> SplitOutputs:
     """Runs a model in eval mode over a whole split."""
+    outputs = outputs_of(model, split, batch_size=batch_size, view=view, device=device)
+    return SplitOutputs(**gathered(tasks, [kept(tasks, output, batch) for output, batch in outputs]))
+
+
+@torch.inference_mode()
+def outputs_of(
+    model: nn.Module,
+    split: Split,
+    *,
+    batch_size: int,
+    view: str,
+    device: torch.device | None = None,
+    stage: Stage | None = None,
+) -> Iterator[tuple[StudentOutput, Batch]]:
+    """A model's outputs on a whole split in eval mode, batch by batch, in the loader's order."""
     device = device or torch.device("cpu")
     model = model.to(device).eval()
-    outputs = []
     for batch in BatchLoader(split, batch_size=batch_size):
         moved = batch.to(device)
-        outputs.append((model(getattr(moved, view)), moved))
+        yield model(getattr(moved, view)), moved
         if stage is not None:
             stage.advance()
-    kept = {name: torch.cat([output.features[name].float().cpu() for output, _ in outputs]) for name in features}
-    return SplitOutputs(features=kept, **gathered(tasks, outputs))
 
 
 @torch.inference_mode()

@@ -82,6 +82,7 @@ class WandbLogger(RunLogger):
         self._run = run
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
+        run.define_metric("val/score", step_metric="epoch", summary="max,last")
 
     @property
     def experiment(self) -> wandb.Run:
@@ -134,9 +135,11 @@ def wandb_logger(
     job_type: str | None = None,
     name: str | None = None,
     tags: list[str] | None = None,
+    run_id: str | None = None,
 ) -> Logger:
     """A W&B run with its files under `run_dir/wandb` and epochs as steps.
 
+    A `run_id` that the project has already is gone on with; by default the run is a new one.
     `auto` follows WANDB_MODE where it is set, goes online where a key is found, and otherwise works offline and says
     so. Nothing about the machine, the command line or the repository is sent. The file is whole a moment after
     `finalize` returns: wandb's own process writes it.
@@ -149,6 +152,8 @@ def wandb_logger(
     run = wandb.init(
         project=project,
         entity=entity,
+        id=run_id,
+        resume=None if run_id is None else "allow",
         mode=chosen,
         group=group,
         job_type=job_type,
@@ -208,7 +213,7 @@ def _wandb_mode(mode: WandbMode, run_dir: Path) -> Literal["online", "offline", 
         return asked  # type: ignore[return-value]
     if asked:
         raise ConfigError(f"WANDB_MODE={asked} is not one of online, offline, disabled, shared")
-    if _has_wandb_key():
+    if has_wandb_key():
         return "online"
     _log.warning(
         "Weights & Biases works offline: no key in WANDB_API_KEY or netrc. Send the run later with: wandb sync %s",
@@ -217,7 +222,7 @@ def _wandb_mode(mode: WandbMode, run_dir: Path) -> Literal["online", "offline", 
     return "offline"
 
 
-def _has_wandb_key() -> bool:
+def has_wandb_key() -> bool:
     """Whether wandb would find a key in the environment or in the netrc file; the key itself is not kept."""
     if os.environ.get("WANDB_API_KEY"):
         return True

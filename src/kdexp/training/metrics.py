@@ -55,11 +55,15 @@ def split_metrics(
 
 def _task_metrics(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
     logits, target = logits.detach().cpu().double(), target.detach().cpu()
-    real = logits if mask is None else logits[mask.cpu()]
+    if task.kind == "duration":
+        logits, target = logits[~target.isnan()], target[~target.isnan()]
+    real = logits.expm1() if task.kind == "duration" else logits if mask is None else logits[mask.cpu()]
     if not torch.isfinite(real).all():
         raise RunFailed(f"task {task.name}: the logits hold NaN or infinity; a lower learning rate may help")
     if task.kind == "regression":
         return _regression_metrics(logits, target.double())
+    if task.kind == "duration":
+        return _duration_metrics(logits, target.double())
     if task.kind == "candidates":
         return _candidate_metrics(task, logits, target, mask)
     return _class_metrics(task, logits, target)
@@ -72,16 +76,36 @@ def _regression_metrics(prediction_N: Tensor, target_N: Tensor) -> dict[str, flo
     }
 
 
+def _duration_metrics(predicted_M: Tensor, true_M: Tensor) -> dict[str, float]:
+    """Mean relative errors, of log(1 + seconds) and of the seconds, over the positions that count."""
+    if not len(true_M):
+        return {}
+    gap_M = (predicted_M.expm1().clamp(min=0) - true_M.expm1()).abs()
+    return {
+        "mape_log": ((predicted_M - true_M).abs() / true_M.clamp(min=1)).mean().item(),
+        "mape_sec": (gap_M / true_M.expm1().clamp(min=1)).mean().item(),
+    }
+
+
 def _candidate_metrics(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
-    """Accuracy over the positions that count; logits (N, K) or (N, P, K)."""
+    """Accuracy over the positions that count, over those among them that have a choice, and over all but each
+    sample's last; logits (N, K) or (N, P, K)."""
     if mask is None:
         raise ValueError(f"task {task.name} has candidates, so split_metrics needs masks[{task.name!r}]")
+    mask, n_candidates = mask.cpu(), max(2, logits.shape[-1])
+    best = logits.masked_fill(~mask, -torch.inf).argmax(-1)
     counts = target >= 0
-    if not counts.any():
-        return {}
-    best_M = logits.masked_fill(~mask.cpu(), -torch.inf).argmax(-1)[counts]
-    n_candidates = max(2, logits.shape[-1])
-    return {"acc": multiclass_accuracy(best_M, target[counts], n_candidates, average="micro").item()}
+    n_to_come_NP = counts[..., None].flatten(1).flip(1).cumsum(1).flip(1)
+    averaged = {
+        "acc": counts,
+        "acc_decisions": counts & (mask.sum(-1) >= 2),
+        "acc_inner": counts & (n_to_come_NP > 1).view(counts.shape),
+    }
+    return {
+        name: multiclass_accuracy(best[over], target[over], n_candidates, average="micro").item()
+        for name, over in averaged.items()
+        if over.any()
+    }
 
 
 def _class_metrics(task: TaskSpec, logits: Tensor, target_N: Tensor) -> dict[str, float]:

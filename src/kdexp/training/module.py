@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pytorch_lightning as pl
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from kdexp.contracts import Batch, LossTerms, Progress, Schedule, StudentOutput, TaskSpec
 from kdexp.distill.objective import Objective
-from kdexp.errors import RunFailed
+from kdexp.errors import ConfigError, RunFailed
 from kdexp.seeds import derive_seed
 from kdexp.training.metrics import split_metrics
 from kdexp.training.signals import SignalSource
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_FILLERS = {"candidates": -1, "duration": float("nan")}  # targets of padding, where batches differ in shape
 _CHECK_EVERY = 16  # steps between looks at the loss where a look would wait for an accelerator
 
 
@@ -85,7 +86,7 @@ class DistillationModule(pl.LightningModule):
         return terms.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._validation.append((self.model(getattr(batch, self.view)), batch))
+        self._validation.append(kept(self.tasks, self.model(getattr(batch, self.view)), batch))
 
     def on_validation_epoch_end(self) -> None:
         outputs, self._validation = self._validation, []
@@ -135,15 +136,57 @@ class DistillationModule(pl.LightningModule):
             )
 
 
+def kept(tasks: tuple[TaskSpec, ...], output: StudentOutput, batch: Batch) -> tuple[StudentOutput, Batch]:
+    """What `gathered` needs of a batch, on the CPU, logits in float32. Raises ConfigError for a task without logits."""
+    missing = [task.name for task in tasks if task.name not in output.logits]
+    if missing:
+        raise ConfigError(
+            f"the model gives no logits for {', '.join(missing)}, only for {', '.join(output.logits) or 'nothing'}; a "
+            "teacher that does not give all tasks names those that it gives in its class attribute answers"
+        )
+
+    def slim(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {task.name: tensors[task.name].detach().cpu() for task in tasks if task.name in tensors}
+
+    logits = {name: tensor.float() for name, tensor in slim(output.logits).items()}
+    targets = slim(batch.targets)
+    return (
+        StudentOutput(logits=logits, masks=slim(output.masks)),
+        Batch(student={}, teacher={}, targets=targets, index=batch.index.cpu()),
+    )
+
+
 def gathered(tasks: tuple[TaskSpec, ...], outputs: list[tuple[StudentOutput, Batch]]) -> dict[str, dict[str, Tensor]]:
-    """Batches' logits, targets and masks put together by task, on the CPU in float32."""
+    """Batches' logits, targets and masks put together by task, in sample order; see `kept`.
 
-    def together(pieces: list[Tensor]) -> Tensor:
-        return torch.cat([piece.detach().cpu() for piece in pieces])
+    Where candidates or positions differ in number from batch to batch, they are padded to the largest: logits with 0,
+    masks with False, targets as their kind says that a position does not count.
+    """
+    order_N = torch.cat([batch.index for _, batch in outputs]).argsort(stable=True)
 
-    names = [task.name for task in tasks]
+    def together(task: TaskSpec, pieces: list[Tensor], filler: float) -> Tensor:
+        whole = torch.cat(pieces) if task.kind not in _FILLERS else padded(pieces, filler)
+        return whole[order_N]
+
     return {
-        "logits": {n: together([output.logits[n] for output, _ in outputs]).float() for n in names},
-        "targets": {n: together([batch.targets[n] for _, batch in outputs]) for n in names},
-        "masks": {n: together([o.masks[n] for o, _ in outputs]) for n in names if n in outputs[0][0].masks},
+        "logits": {t.name: together(t, [output.logits[t.name] for output, _ in outputs], 0) for t in tasks},
+        "targets": {
+            t.name: together(t, [batch.targets[t.name] for _, batch in outputs], _FILLERS.get(t.kind, 0)) for t in tasks
+        },
+        "masks": {
+            t.name: together(t, [output.masks[t.name] for output, _ in outputs], False)
+            for t in tasks
+            if t.name in outputs[0][0].masks
+        },
     }
+
+
+def padded(pieces: list[Tensor], filler: float) -> Tensor:
+    """Pieces one below the other, each filled up behind its last axes to the largest piece."""
+    shape = [max(sizes) for sizes in zip(*(piece.shape[1:] for piece in pieces), strict=True)]
+    whole = pieces[0].new_full((sum(map(len, pieces)), *shape), filler)
+    start = 0
+    for piece in pieces:
+        whole[(slice(start, start + len(piece)), *map(slice, piece.shape[1:]))] = piece
+        start += len(piece)
+    return whole

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdexp.contracts import Batch, TeacherSignal
+from kdexp.training.ragged import Ragged
 
 
 class SignalSource(Protocol):
@@ -40,7 +41,7 @@ class LiveTeacher:
 class CachedTeacher:
     """Looks the batch's rows up in stored outputs, held in memory or mapped from disk, in sample order."""
 
-    def __init__(self, values: dict[str, Tensor], features: dict[str, Tensor], fingerprint: str) -> None:
+    def __init__(self, values: dict[str, Tensor | Ragged], features: dict[str, Tensor], fingerprint: str) -> None:
         self.values, self.features, self.fingerprint = values, features, fingerprint
         self._device = torch.device("cpu")
 
@@ -50,7 +51,12 @@ class CachedTeacher:
     def signal(self, batch: Batch) -> TeacherSignal:
         index = batch.index.cpu()
 
-        def rows(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor[index].to(self._device).float() for name, tensor in stored.items()}
+        def rows(name: str, stored: Tensor | Ragged) -> Tensor:
+            found = stored.rows(index, batch.targets[name]) if isinstance(stored, Ragged) else stored[index]
+            return found.to(self._device).float()
 
-        return TeacherSignal(values=rows(self.values), features=rows(self.features), fingerprint=self.fingerprint)
+        return TeacherSignal(
+            values={name: rows(name, stored) for name, stored in self.values.items()},
+            features={name: rows(name, stored) for name, stored in self.features.items()},
+            fingerprint=self.fingerprint,
+        )

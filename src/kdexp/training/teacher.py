@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from kdexp.contracts import TaskSpec
-from kdexp.errors import CacheError
+from kdexp.errors import CacheError, ConfigError
 from kdexp.records import RunFolder, read_json, write_json, written_whole
 from kdexp.training.fit import load_checkpoint
 
@@ -125,6 +125,30 @@ def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def answered(
+    model: nn.Module, tasks: tuple[TaskSpec, ...], score: tuple[str, ...]
+) -> tuple[tuple[TaskSpec, ...], tuple[str, ...]]:
+    """The tasks that a model gives (those that its class names in `answers`, or all), and what of the score they make.
+
+    Raises ConfigError where `answers` names no task, or the score needs only tasks that the model does not give.
+    """
+    names = getattr(model, "answers", None)
+    if names is None:
+        return tasks, score
+    there = [task.name for task in tasks]
+    unknown = [name for name in names if name not in there]
+    given = tuple(task for task in tasks if task.name in names)
+    part = tuple(name for name in score if name.rpartition("/")[0] in names)
+    if unknown or not given:
+        raise ConfigError(f"{type(model).__name__} answers {', '.join(names) or 'nothing'}; tasks: {', '.join(there)}")
+    if not part:
+        raise ConfigError(
+            f"{type(model).__name__} answers {', '.join(names)}, and the score reads {', '.join(score)}, so it cannot "
+            "be measured"
+        )
+    return given, part
 
 
 def describe_task(task: TaskSpec) -> dict[str, Any]:

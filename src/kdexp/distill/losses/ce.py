@@ -19,7 +19,8 @@ from kdexp.distill.losses.log_probabilities import candidate_mask, mean_over_pos
 def ce(student: StudentOutput, targets: Mapping[str, Tensor], *, tasks: tuple[TaskSpec, ...]) -> Tensor:
     """Σ_tasks -log p(y), in float32 (B,): for a task with positions, the mean over those whose target is not -1.
 
-    A `regression` task adds (prediction - y)². A target on padding gives infinity, which stops the run.
+    A `regression` task adds (prediction - y)², a `duration` task the mean of |prediction - y| / max(y, 1) over the
+    positions whose y is not NaN. A target on padding gives infinity, which stops the run.
     """
     return torch.stack([_of_task(student, targets[task.name], task) for task in tasks]).sum(dim=0)
 
@@ -30,6 +31,10 @@ def _of_task(student: StudentOutput, target: Tensor, task: TaskSpec) -> Tensor:
         return binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
     if task.kind == "regression":
         return mse_loss(logits, target.to(logits), reduction="none")
+    if task.kind == "duration":
+        counted_BP = ~target.isnan()
+        gap_BP = (logits - target.to(logits)).where(counted_BP, 0.0)
+        return mean_over_positions(gap_BP.abs() / target.to(logits).clamp(min=1).where(counted_BP, 1.0), counted_BP)
     if task.kind == "multiclass":
         return -_picked(logits.log_softmax(dim=-1), target)
     mask_BxK = candidate_mask(student, task)

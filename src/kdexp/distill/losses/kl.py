@@ -6,16 +6,19 @@ Bx is (B,) or (B, P), BxK is (B, K) or (B, P, K).
 
 from __future__ import annotations
 
+from collections.abc import Container
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from kdexp.contracts import StudentOutput, TaskSpec, TeacherSignal, Traits
+from kdexp.contracts import NUMBERS, Loss, StudentOutput, TaskSpec, TeacherSignal, Traits
 from kdexp.distill.losses import declares
 from kdexp.distill.losses.log_probabilities import candidate_mask, log_probabilities, mean_over_positions, widen
+from kdexp.distill.losses.positions import check_form, check_task, chosen
 from kdexp.errors import ConfigError
 
 
-@declares(Traits(divergence=True, uses_temperature=True))
 def kl(
     student: StudentOutput,
     signal: TeacherSignal,
@@ -23,25 +26,55 @@ def kl(
     tasks: tuple[TaskSpec, ...],
     temperature: float,
     scale_tau2: bool,
+    positions: str = "decisions",
 ) -> Tensor:
     """Σ_tasks Σ_k q_k (log q_k - log p_k), with q = softmax(z / T), p = softmax(s / T); times T² where `scale_tau2`.
 
-    z are the teacher's logits, s the student's. Float32 (B,); for a task with positions, the mean over those that have
-    a candidate (one candidate alone gives 0). Gradient: (p - q) / T to the student, none to the teacher.
+    z are the teacher's logits, s the student's. Float32 (B,); for a task with positions, the mean over those that
+    `positions` counts (see `positions.py`). Gradient: (p - q) / T to the student, none to the teacher. Tasks that
+    predict a number, and those that the teacher does not answer, are passed over; ConfigError where none is left.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature=}")
-    per_task = torch.stack([_of_task(student, signal, task, temperature) for task in tasks]).sum(dim=0)
+    distilled = distillable(tasks, signal.values)
+    per_task = torch.stack([_of_task(student, signal, task, temperature, positions) for task in distilled]).sum(dim=0)
     return per_task * temperature**2 if scale_tau2 else per_task
 
 
-def _of_task(student: StudentOutput, signal: TeacherSignal, task: TaskSpec, temperature: float) -> Tensor:
+def kl_at(positions: str) -> Loss:
+    """`kl` over these positions. Raises ConfigError for a word that names none."""
+    check_form(positions)
+    return declares(Traits(divergence=True, uses_temperature=True))(partial(kl, positions=positions))
+
+
+def distillable(tasks: tuple[TaskSpec, ...], answered: Container[str]) -> tuple[TaskSpec, ...]:
+    """The tasks that choose, among those that a teacher answers. Raises ConfigError where there is none."""
+    found = tuple(task for task in tasks if task.kind not in NUMBERS and task.name in answered)
+    if not found:
+        named = ", ".join(f"{task.name} ({task.kind})" for task in tasks)
+        raise ConfigError(
+            f"distill has a KL part, but the teacher answers none of the tasks that have classes or candidates; the "
+            f"tasks are {named}: use distill=none"
+        )
+    return found
+
+
+def _of_task(
+    student: StudentOutput, signal: TeacherSignal, task: TaskSpec, temperature: float, positions: str
+) -> Tensor:
     _check(student, signal, task)
     mask_BxK = candidate_mask(student, task)
     student_BxK = log_probabilities(widen(student.logits[task.name]) / temperature, task, mask_BxK)
     teacher_BxK = log_probabilities(_teacher_logits(signal, task) / temperature, task, mask_BxK)
-    counted_Bx = None if mask_BxK is None else mask_BxK.any(dim=-1)
-    return mean_over_positions(divergence(teacher_BxK, student_BxK), counted_Bx)
+    return mean_over_positions(divergence(teacher_BxK, student_BxK), _counted(mask_BxK, task, positions))
+
+
+def _counted(mask_BxK: Tensor | None, task: TaskSpec, positions: str) -> Tensor | None:
+    has_positions = mask_BxK is not None and mask_BxK.ndim == 3
+    check_task(positions, task, has_positions=has_positions)
+    if mask_BxK is None:
+        return None
+    return chosen(mask_BxK.sum(dim=-1), positions) if has_positions else mask_BxK.any(dim=-1)
 
 
 def divergence(log_q_BxK: Tensor, log_p_BxK: Tensor) -> Tensor:
@@ -62,10 +95,6 @@ def _teacher_logits(signal: TeacherSignal, task: TaskSpec) -> Tensor:
 
 
 def _check(student: StudentOutput, signal: TeacherSignal, task: TaskSpec) -> None:
-    if task.kind == "regression":
-        raise ConfigError(f"distill has a KL part, but the task {task.name!r} is a regression: use distill=none")
-    if task.name not in signal.values:
-        raise ValueError(f"the teacher says nothing about task {task.name!r}, only about {sorted(signal.values)}")
     student_shape, teacher_shape = student.logits[task.name].shape, signal.values[task.name].shape
     if student_shape != teacher_shape:
         raise ValueError(

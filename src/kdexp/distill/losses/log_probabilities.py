@@ -49,7 +49,7 @@ def candidate_mask(student: StudentOutput, task: TaskSpec) -> Tensor | None:
         return None
     mask, shape = student.masks.get(task.name), tuple(student.logits[task.name].shape)
     if mask is None:
-        raise ValueError(f"the student's output has no mask for task {task.name!r}, whose candidates are padded")
+        raise ValueError(f"the model's output has no mask for task {task.name!r}, whose candidates are padded")
     if tuple(mask.shape) != shape:
         raise ValueError(f"the mask of task {task.name!r} is {tuple(mask.shape)}, its logits are {shape}")
     return mask

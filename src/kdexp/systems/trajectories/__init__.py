@@ -1,0 +1,1 @@
+"""Taxi trips on a road graph: the next road, and how long it takes to get there."""
