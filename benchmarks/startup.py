@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks.timing import Costs, Plan, Ratio, interleaved
+from benchmarks.timing import Costs, Figure, Plan, interleaved
 
 
-def startup_ratios(plan: Plan) -> list[Ratio]:
+def startup_ratios(plan: Plan) -> list[Figure]:
     """`kdexp --help` and `kdexp train --help` against `import hydra`, each in a process of its own."""
     rounds = interleaved(
         {

@@ -1,4 +1,4 @@
-"""Interleaved rounds of processor time, and the ratios that come of them.
+"""Interleaved rounds of processor time (or the clock, where it is said), and the figures that come of them.
 
 Processor time, all threads of a process together, depends less than the clock on what else the machine does. Variants
 take turns within a round, and a ratio is taken within a round, so that what drifts over minutes hits both sides alike.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 Costs = Mapping[str, float]
-"""Processor seconds by the part that took them."""
+"""What a run cost by the part that took it, in one unit: seconds of processor time unless a benchmark says another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,14 @@ SMOKE = Plan(n_rounds=1, n_epochs=1, warm_up=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """One cost over another, once per round. `target` is the upper bound aimed at, None for information only."""
+class Figure:
+    """What was measured, once per round: one cost over another, or an amount whose unit is in the name. `target` is the
+    upper bound aimed at, None for information only."""
 
     name: str
     per_round: tuple[float, ...]
     target: float | None = None
+    digits: int = 3
 
     @property
     def median(self) -> float:
@@ -46,10 +48,19 @@ class Rounds:
 
     costs: Mapping[str, list[Costs]]
 
-    def ratio(self, name: str, above: str, below: str, part: str, target: float | None = None) -> Ratio:
+    def ratio(self, name: str, above: str, below: str, part: str, target: float | None = None) -> Figure:
         """Variant `above` over variant `below`, both for the same part."""
         pairs = zip(self.costs[above], self.costs[below], strict=True)
-        return Ratio(name=name, per_round=tuple(a[part] / b[part] for a, b in pairs), target=target)
+        return Figure(name=name, per_round=tuple(a[part] / b[part] for a, b in pairs), target=target)
+
+    def difference(self, name: str, above: str, below: str, part: str, digits: int) -> Figure:
+        """Variant `above` less variant `below`, both for the same part."""
+        pairs = zip(self.costs[above], self.costs[below], strict=True)
+        return Figure(name=name, per_round=tuple(a[part] - b[part] for a, b in pairs), digits=digits)
+
+    def amount(self, name: str, variant: str, part: str, digits: int) -> Figure:
+        """What one variant cost."""
+        return Figure(name=name, per_round=tuple(costs[part] for costs in self.costs[variant]), digits=digits)
 
 
 def interleaved(variants: Mapping[str, Callable[[], Costs]], plan: Plan) -> Rounds:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.timing import Costs, Plan, Ratio, interleaved
+from benchmarks.timing import Costs, Figure, Plan, interleaved
 from benchmarks.workload import EpochClock, Workload, lightning_fit
 from kdexp.building import build_optimizer
 from kdexp.contracts import Progress
@@ -19,7 +19,7 @@ from kdexp.training.metrics import split_metrics
 from kdexp.training.signals import SignalSource
 
 
-def teacher_ratios(work: Workload, plan: Plan) -> list[Ratio]:
+def teacher_ratios(work: Workload, plan: Plan) -> list[Figure]:
     """Epochs of one student without a teacher, with its cached outputs, and with the teacher running."""
 
     def epochs_of(objective: Objective, source: SignalSource | None) -> Callable[[], Costs]:
@@ -45,7 +45,7 @@ def teacher_ratios(work: Workload, plan: Plan) -> list[Ratio]:
     ]
 
 
-def loop_ratios(work: Workload, plan: Plan) -> list[Ratio]:
+def loop_ratios(work: Workload, plan: Plan) -> list[Figure]:
     """`fit`, with all that it sets up, against the loop below; RuntimeError where they end with other weights."""
     trained: dict[str, nn.Module] = {}
 

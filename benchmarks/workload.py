@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.execution_policy import execution_whitelist
 from hydra.core.hydra_config import HydraConfig
@@ -25,8 +24,8 @@ from kdexp.contracts import Dataset
 from kdexp.display import Stage
 from kdexp.distill.objective import Objective, none
 from kdexp.records import RunFolder
-from kdexp.training.cache import CacheKey, obtain_cache
-from kdexp.training.fit import FitResult, fit, predict
+from kdexp.training.cache import CacheKey, Features, Values, obtain_cache, teacher_outputs
+from kdexp.training.fit import FitResult, fit
 from kdexp.training.module import DistillationModule
 from kdexp.training.signals import CachedTeacher, LiveTeacher, SignalSource
 from kdexp.trust import execution_whitelist as trusted_names
@@ -66,7 +65,7 @@ def opened(small: bool) -> Iterator[Workload]:
     """Reads the data (real files under KDEXP_DATA, else the generator's; `small`: a small generated set) and computes
     the teacher's outputs, in a folder that is removed afterwards."""
     with TemporaryDirectory() as folder, execution_whitelist(trusted_names()):
-        cfg = _composed([f"paths.output_root={folder}", "trainer.accelerator=cpu", *(SMALL if small else ())])
+        cfg = composed([f"paths.output_root={folder}", "trainer.accelerator=cpu", *(SMALL if small else ())])
         dataset = open_dataset(cfg["dataset"], cfg["data"]["seed"])
         teacher = build_model(cfg["teacher"]["model"], dataset, cfg["teacher"]["seed"], "teacher.model")
         distilled = build_objective(cfg["distill"])
@@ -80,7 +79,7 @@ def opened(small: bool) -> Iterator[Workload]:
         )
 
 
-def _composed(words: list[str]) -> dict[str, Any]:
+def composed(words: list[str]) -> dict[str, Any]:
     """`conf/train.yaml` with these overrides, checked, as plain values."""
     with initialize_config_dir(str(config_directory())):
         cfg = compose("train", words, return_hydra_config=True)
@@ -96,10 +95,9 @@ def _cached(
     options, names = cfg["teacher"], objective.teacher_features
     key = CacheKey(teacher="untrained", data=dataset.fingerprint, dtype=options["cache_dtype"], names=names)
 
-    def compute() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def compute() -> tuple[Values, Features]:
         size = cfg["data"]["eval_batch_size"]
-        found = predict(teacher, dataset.split("train"), dataset.tasks, batch_size=size, view="teacher", features=names)
-        return found.logits, found.features
+        return teacher_outputs(teacher, dataset.split("train"), dataset.tasks, features=names, batch_size=size)
 
     return obtain_cache(folder / "outputs", key, options["cache"], compute)[0]
 

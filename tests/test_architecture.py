@@ -23,6 +23,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("verbs",),
+    ("confirm",),
     ("evaluate", "datasets", "sweeps"),
     ("analysis",),
     ("experiment",),
@@ -39,7 +40,7 @@ LAYERS = (
 
 # These know less than their line would let them.
 ONLY = {
-    "analysis": {"contracts", "errors", "predictions", "records"},
+    "analysis": {"bootstrap", "contracts", "errors", "predictions", "records"},
     "distill": {"contracts", "errors"},
     "systems": {"contracts", "errors", "records", "seeds"},
     "bootstrap": {"contracts", "errors", "predictions"},
@@ -49,14 +50,17 @@ ONLY = {
 
 # What is heavy or belongs to one side of the house, and who may import it.
 OUTSIDE = {
-    "hydra": {"cli", "verbs", "sweeps", "building"},
-    "omegaconf": {"cli", "verbs", "sweeps", "check", "saved", "evaluate"},
+    "hydra": {"cli", "verbs", "confirm", "sweeps", "building"},
+    "omegaconf": {"cli", "verbs", "confirm", "sweeps", "check", "saved", "evaluate"},
     "pytorch_lightning": {"training", "building", "stages", "experiment"},
     "torchmetrics": {"training"},
     "wandb": {"training", "sweeps"},
     "matplotlib": {"analysis", "sweeps"},
     "optuna": {"sweeps"},
+    "optuna_dashboard": {"sweeps"},
+    "wandb_workspaces": {"sweeps"},
     "pydantic": {"check"},
+    "mpmath": {"analysis"},
 }
 
 

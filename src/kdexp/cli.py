@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 bad input.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ VERBS = {
     "evaluate": "a finished run on one split: run=RUN_DIR split=test",
     "data": "look at, make or get a data set: action=inspect | generate | fetch",
     "check": "list every mistake in a training configuration, run nothing",
+    "confirm": "is a study's winner really better than no distillation? study=NAME",
+    "dashboard": "a study in the browser, or its W&B workspace: study=NAME target=optuna | wandb",
 }
 _OPTIONS_WITH_VALUE = {
     "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c",
@@ -41,6 +44,8 @@ def main() -> None:
         _stop(2, f"unknown verb {verb!r}; there are: {', '.join(VERBS)}")
     if verb == "train":
         rest = _with_saved_choices(rest)
+    if verb == "confirm":
+        rest = [_with_quoted_overrides(word) for word in rest]
     sys.argv = [sys.argv[0], *_with_multirun(rest, verb)]
     _run_hydra(verb)
 
@@ -94,6 +99,13 @@ def _with_multirun(arguments: list[str], verb: str = "train") -> list[str]:
     is_search = any(word.startswith("hparams_search=") and word != "hparams_search=null" for word in arguments)
     is_new = verb == "train" and is_search and not multirun & set(arguments)
     return [*arguments, "--multirun"] if is_new else arguments
+
+
+def _with_quoted_overrides(word: str) -> str:
+    """`overrides=[trainer.max_epochs=25]` for Hydra, whose grammar wants quotes around an item with an equals sign."""
+    if word.partition("=")[0] not in ("overrides", "contenders") or set(word) & set("'\""):
+        return word
+    return re.sub(r"(?<=[\[,])\s*([^\[\]{},=]+=[^\[\]{},]*)", r"'\1'", word)
 
 
 def _with_saved_choices(arguments: list[str]) -> list[str]:

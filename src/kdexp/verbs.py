@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdexp.contracts import Trial
 from kdexp.errors import ConfigError, KdexpError, RunFailed
+
+if TYPE_CHECKING:
+    from kdexp.sweeps.trial import StudyTrial
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,16 @@ def data(cfg: DictConfig) -> Any:
 def check(cfg: DictConfig) -> Any:
     """Lists every mistake of a training configuration."""
     return _answer_errors(_check, cfg)
+
+
+def confirm(cfg: DictConfig) -> Any:
+    """A study's winners against no distillation, on fresh seeds."""
+    return _answer_errors(_confirm, cfg)
+
+
+def dashboard(cfg: DictConfig) -> Any:
+    """A study in the browser until Ctrl-C, or its W&B workspace."""
+    return _answer_errors(_dashboard, cfg)
 
 
 def composition_problems(verb: str, arguments: Sequence[str], error: Exception, conf: Path) -> list[str]:
@@ -93,11 +105,14 @@ def _answer_errors(action: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def _train(cfg: DictConfig) -> Any:
+    if os.environ.get("KDEXP_TRIAL"):
+        _go_where_the_command_was_given()
     plain = _checked(cfg)
     trial = _trial(cfg)
     from kdexp.experiment import Command, run
 
-    record = run(plain, Command(folder=_output_dir(), words=tuple(sys.argv[1:])), trial)
+    words = tuple(sys.argv[1:]) if trial is None else trial.command
+    record = run(plain, Command(folder=_output_dir(), words=words), trial)
     if record is None:  # a helper process of a distributed run
         return 0.0
     if trial is None:
@@ -105,7 +120,7 @@ def _train(cfg: DictConfig) -> Any:
     return _pruned(record) if record["status"] == "pruned" else record["objective"]["value"]
 
 
-def _trial(cfg: DictConfig) -> Trial | None:
+def _trial(cfg: DictConfig) -> StudyTrial | None:
     """The trial of a study that this job runs; None outside a sweep."""
     if not os.environ.get("KDEXP_TRIAL"):
         return None
@@ -163,6 +178,26 @@ def _check(cfg: DictConfig) -> None:
     log.info("the configuration is sound")
 
 
+def _confirm(cfg: DictConfig) -> None:
+    from kdexp.check import check_config
+    from kdexp.config import ConfirmConfig
+
+    plain = check_config(cfg, ConfirmConfig)
+    from kdexp.confirm.loop import confirm as run_confirmation
+
+    run_confirmation(plain, sys.argv[1:])
+
+
+def _dashboard(cfg: DictConfig) -> None:
+    from kdexp.check import check_config
+    from kdexp.config import DashboardConfig
+
+    plain = check_config(cfg, DashboardConfig)
+    from kdexp.sweeps.dashboard import show_study
+
+    show_study(plain)
+
+
 def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     from omegaconf import open_dict
 
@@ -194,6 +229,13 @@ def _output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def _go_where_the_command_was_given() -> None:
+    """A relative path means the same in a trial's job, wherever a launcher or hydra.job.chdir put it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    os.chdir(HydraConfig.get().runtime.cwd)
+
+
 def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -219,6 +261,8 @@ def _one_line(error: BaseException) -> str:
         if group in ("dataset", "teacher", "student"):
             files = ", ".join(f"{part}/{name}.yaml" for part in ("dataset", "teacher", "student"))
             sentence += f". A data set of your own brings {files}, in a folder given with -cd"
+        if group == "hydra/launcher":
+            sentence += ". pip install 'kdexp[launchers]' brings joblib and submitit, 'kdexp[ray]' brings ray"
         return sentence
     texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]

@@ -102,22 +102,33 @@ def test_medpix_wide_draws_heads_only_beside_cross_attention() -> None:
             assert set(inner.choices) < set(outer.choices)  # type: ignore[attr-defined]
 
 
-def test_hoser_cmaes_is_the_study_as_far_as_space_sampler_and_pruner_go() -> None:
+def test_hoser_cmaes_is_the_study() -> None:
     found = search("hoser_cmaes")
     assert found.space.distributions == {
         "distill.weights.kl": FloatDistribution(0.001, 0.1, log=True),
         "distill.temperature": FloatDistribution(1.0, 5.0),
+        "teacher.signal.window": IntDistribution(2, 8),
     }
     sampler = {"_target_": "optuna.samplers.CmaEsSampler", "seed": 42, "n_startup_trials": 0}
     assert found.sweeper["sampler"] | sampler == found.sweeper["sampler"]
+    assert found.sweeper["sampler"]["consider_pruned_trials"] is True
     pruner = {"_target_": "optuna.pruners.HyperbandPruner", "min_resource": 5, "max_resource": 8, "reduction_factor": 3}
     assert found.sweeper["pruner"] | pruner == found.sweeper["pruner"]
     assert found.sweeper["n_trials"] == 12 and found.config.trainer.max_epochs == 8
-    assert found.config.distill.scale_tau2 is False
-    # It belongs to no data set of ours: any may be given.
-    assert (
-        search("hoser_cmaes", "dataset=medpix").space.describe()["parameters"] == found.space.describe()["parameters"]
-    )
+    assert found.config.distill.scale_tau2 is False and found.config.dataset.name == "beijing"
+    given = search("hoser_cmaes", "dataset=porto_small")
+    assert given.config.dataset.name == "porto_small"
+    assert given.space.describe()["parameters"] == found.space.describe()["parameters"]
+
+
+def test_hoser_refined_is_the_second_study() -> None:
+    found = search("hoser_refined")
+    assert found.space.distributions == {
+        "distill.weights.kl": FloatDistribution(0.003, 0.01, log=True),
+        "distill.temperature": FloatDistribution(2.0, 3.5),
+    }
+    assert found.sweeper["sampler"]["seed"] == 44 and found.config.teacher.signal.window == 4
+    assert found.sweeper["n_trials"] == 10 == found.config.trainer.max_epochs == found.sweeper["pruner"]["max_resource"]
 
 
 def test_smoke_is_small_and_synthetic() -> None:

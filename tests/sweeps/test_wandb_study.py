@@ -2,18 +2,18 @@
 
 import json
 import os
-import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
+import optuna
 import pytest
 
 from kdexp.errors import DataError, StudyError
+from kdexp.records import read_json
 from kdexp.sweeps.plots import draw_plots
-from kdexp.sweeps.results import write_results
-from kdexp.sweeps.wandb_study import log_study
+from kdexp.sweeps.results import SUMMARY, TRIALS, write_results
+from kdexp.sweeps.wandb_study import _log, _read_rows, log_study
 from made_study import new_study, run_trial
+from wandb_files import closed, history, only, summary_of, wandb_files, written
 
 
 @pytest.fixture(autouse=True)
@@ -23,57 +23,6 @@ def no_account(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-
-
-def read_records(path: Path) -> Iterator:
-    """The records of a .wandb file: a 7-byte header, then LevelDB log blocks of 32 KiB whose entries are
-    (crc32, uint16 length, type full/first/middle/last = 1/2/3/4, data). A torn tail ends the reading."""
-    from wandb.proto import wandb_internal_pb2
-
-    content = path.read_bytes()
-    position, payload = 7, b""
-    while position + 7 <= len(content):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        piece = content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind not in (1, 2, 3, 4) or len(piece) < length:
-            return
-        payload = piece if kind in (1, 2) else payload + piece
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(payload)
-            yield record
-
-
-def written(folder: Path) -> list:
-    """The records of the one run, once wandb's process has written its end."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    for _ in range(500):
-        records = list(read_records(path))
-        if any(record.WhichOneof("record_type") == "exit" for record in records):
-            return records
-        time.sleep(0.02)
-    raise AssertionError(f"{path} was not closed within ten seconds")
-
-
-def history(records) -> list[dict]:
-    return [
-        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof("record_type") == "history"
-    ]
-
-
-def summary_of(records) -> dict:
-    return {
-        "/".join([*item.nested_key] or [item.key]): json.loads(item.value_json)
-        for record in records
-        for item in record.summary.update
-    }
 
 
 @pytest.fixture
@@ -94,7 +43,7 @@ def test_the_studys_run_holds_its_table_its_best_so_far_and_its_plots(small_stud
     plots = draw_plots(study, folder)
     run_id = log_study(folder, project="kd", mode="offline")
     records = written(folder)
-    (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    run = only(records, "run")
     assert (run.run_id, run.project, run.run_group, run.job_type) == (run_id, "kd", "toy", "study")
     assert (run.display_name, list(run.tags)) == ("toy", ["SYNTHETIC"])
     rows = history(records)
@@ -130,17 +79,60 @@ def test_nothing_about_the_machine_and_no_secret_is_in_the_run(small_study):
             assert private.encode() not in path.read_bytes(), (path, private)
 
 
-def test_the_same_results_are_one_run_and_new_ones_another(small_study):
-    study, folder = small_study
-    first = log_study(folder, mode="offline", group="of my own")
-    assert first is not None
+def test_the_same_results_are_logged_once(small_study):
+    folder = small_study[1]
+    assert log_study(folder, mode="offline", group="of my own") is not None
     assert log_study(folder, mode="offline") is None
-    (run,) = [record.run for record in written(folder) if record.WhichOneof("record_type") == "run"]
-    assert run.run_group == "of my own"
+    assert only(written(folder), "run").run_group == "of my own"
+
+
+def test_a_study_that_goes_on_goes_on_with_its_run(small_study):
+    study, folder = small_study
+    first = log_study(folder, mode="offline")
     run_trial(study, folder, source="synthetic")
     write_results(study, folder)
-    assert log_study(folder, mode="offline") not in (None, first)
-    assert len(list(folder.glob("wandb/offline-run-*"))) == 2
+    time.sleep(1)  # wandb names a run's folder by the second
+    assert log_study(folder, mode="offline") == first
+    before, after = map(closed, wandb_files(folder))
+    for records in (before, after):
+        assert (only(records, "run").run_id, only(records, "run").resume) == (first, True)
+    # Each file holds the whole curve, for a sync replaces what the run held.
+    n_complete = [sum("study/trial" in row for row in history(records)) for records in (before, after)]
+    assert n_complete == [4, 5]
+
+
+def test_another_study_of_the_same_name_is_another_run(tmp_path):
+    ids = set()
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        run_trial(new_study(folder), folder)
+        time.sleep(1)  # a study begins with its first trial, by the second
+        write_results(optuna.load_study(study_name="toy", storage=f"sqlite:///{folder / 'study.db'}"), folder)
+        ids.add(log_study(folder, mode="offline"))
+    assert len(ids) == 2
+
+
+class ResumedRun:
+    """An online run that holds trials 0 to 1 already; it notes what is logged."""
+
+    resumed = True
+
+    def __init__(self):
+        self.summary, self.logged = {"study/trial": 1}, []
+
+    def define_metric(self, name, **settings):
+        pass
+
+    def log(self, values):
+        self.logged.append(values)
+
+
+def test_a_run_that_is_gone_on_with_takes_only_new_trials(small_study):
+    folder = small_study[1]
+    run = ResumedRun()
+    summary, rows = read_json(folder / SUMMARY), _read_rows(folder / TRIALS)
+    _log(run, summary, rows, [])
+    assert [row["study/trial"] for row in run.logged if "study/trial" in row] == [3, 4]
+    assert len(run.logged[-1]["study/trials"].data) == 6
 
 
 def test_several_objectives_have_a_curve_each_in_their_own_direction(tmp_path):

@@ -13,6 +13,7 @@ from string import Template
 from typing import Any
 
 from kdexp.analysis.trials_table import NONE, STATES, duration, escaped, number, read_trials, trials_table
+from kdexp.analysis.verdict_table import verdict_section
 from kdexp.errors import DataError
 from kdexp.records import read_json, written_whole
 
@@ -39,6 +40,7 @@ def write_study_report(folder: Path) -> Path:
         _notices(summary, problems),
         _tiles(summary),
         _winner(folder, summary),
+        _confirmation(folder),
         _what_was_run(summary),
         f"<h2>Trials</h2>\n{_table(folder, summary)}",
         plots,
@@ -139,6 +141,17 @@ def _winner(folder: Path, summary: Summary) -> str:
         "better takes fresh seeds and a comparison in pairs.</p>"
     )
     return f"<h2>Best trial</h2>\n<p>{_title(best)}</p>{_particulars(best)}{caution}{config}"
+
+
+def _confirmation(folder: Path) -> str:
+    """What `confirm` found, where it was run."""
+    path = folder / "confirm" / "verdict.json"
+    if not path.exists():
+        return ""
+    picture = path.with_name("forest.svg")
+    image = base64.b64encode(picture.read_bytes()).decode("ascii") if picture.is_file() else None
+    figure = f"<figure><img alt='Forest plot' src='data:image/svg+xml;base64,{image}'></figure>" if image else ""
+    return verdict_section(read_json(path), figure)
 
 
 def _of_pareto_set(trial: Mapping[str, Any]) -> str:

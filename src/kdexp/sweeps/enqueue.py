@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdexp.errors import ConfigError, StudyError
+from kdexp.sweeps.limits import is_feasible
 from kdexp.sweeps.space import Space, Values
 
 KEY = "hydra.sweeper.enqueue"
@@ -121,7 +122,8 @@ def _complete_trials(path: Path, name: str) -> tuple[optuna.study.StudyDirection
         directions = storage.get_study_directions(study._study_id)
         if len(directions) != 1:
             raise StudyError(f"{KEY}: {name} has {len(directions)} objectives, so no order; list the trials by name")
-        return directions[0], storage.get_all_trials(study._study_id, states=(TrialState.COMPLETE,))
+        complete = storage.get_all_trials(study._study_id, states=(TrialState.COMPLETE,))
+        return directions[0], [trial for trial in complete if is_feasible(trial)]
 
 
 @contextmanager

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kdexp.analysis.report import write_study_report
 from kdexp.errors import StudyError
 from kdexp.sweeps import workers
+from kdexp.sweeps.launching import make_launcher
 from kdexp.sweeps.leader import is_worker
 from kdexp.sweeps.plan import make_plan
 from kdexp.sweeps.plots import draw_plots
 from kdexp.sweeps.results import write_results
 from kdexp.sweeps.samplers import check_sampler, n_points
 from kdexp.sweeps.space import Space
-from kdexp.sweeps.storage import quiet_optuna
+from kdexp.sweeps.storage import STORAGE_ERRORS, patiently, quiet_optuna, reason_of
 from kdexp.sweeps.sweep import Sweep, open_sweep
 from kdexp.sweeps.wandb_study import log_study
 
@@ -33,21 +33,35 @@ def run_sweep(
     """Runs or continues the study. Raises KdexpError for bad input; an interrupt leaves the study as it stands."""
     quiet_optuna()
     plan = make_plan(settings, config)
-    launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=context, task_function=task)
+    launcher = make_launcher(plan, config, context, task)
     space = Space.from_config(settings, config, context, arguments, with_vetting=not is_worker())
-    check_sampler(plan.sampler, space, n_objectives=len(plan.directions), has_enqueue=bool(plan.enqueue))
+    check_sampler(
+        plan.sampler,
+        space,
+        n_objectives=len(plan.directions),
+        has_enqueue=bool(plan.enqueue),
+        has_constraints=bool(plan.constraints),
+    )
     points = n_points(plan.sampler, space)
     if points is not None and points < plan.n_trials:
         log.info("the grid has %d points, so the study ends with %d trials", points, points)
         plan = replace(plan, n_trials=points)
-    sweep = open_sweep(plan, space, launcher)
+    sweep = patiently("opening the study", lambda: open_sweep(plan, space, launcher))
+    try:
+        _work(sweep, config, arguments)
+    finally:
+        sweep.storage.remove_session()
+        sweep.storage.engine.dispose()
+
+
+def _work(sweep: Sweep, config: DictConfig, arguments: list[str]) -> None:
     if is_worker():
         with workers.stoppable(sweep):
             sweep.work()
         return
-    sweep.prepare(config, arguments)
+    patiently("writing down what the study is", lambda: sweep.prepare(config, arguments))
     try:
-        if plan.n_workers == 1:
+        if sweep.plan.n_workers == 1:
             with workers.stoppable(sweep), workers.watched(sweep):
                 sweep.work()
         else:
@@ -60,10 +74,14 @@ def _show_results(sweep: Sweep) -> None:
     """Writes what the study came to so far: plots (where their packages are), summary, table and report."""
     folder = sweep.plan.folder
     try:
-        draw_plots(sweep.study, folder)
-    except StudyError as error:
-        log.warning("no plots: %s", error)
-    workers.report(sweep, write_results(sweep.study, folder))
+        try:
+            draw_plots(sweep.study, folder)
+        except StudyError as error:
+            log.warning("no plots: %s", error)
+        workers.report(sweep, write_results(sweep.study, folder))
+    except STORAGE_ERRORS as error:
+        log.warning("no results were written, the storage is out of reach (%s)", reason_of(error))
+        return
     log.info("report: %s", write_study_report(folder))
-    if sweep.plan.logs_to_wandb:
-        log_study(folder)
+    if sweep.plan.wandb is not None:
+        log_study(folder, **sweep.plan.wandb)

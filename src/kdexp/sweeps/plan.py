@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdexp.errors import ConfigError
 from kdexp.records import RunFolder
+from kdexp.sweeps.limits import Limit, name_problems, read_limits
 
 _COUNTS = {"n_trials": 1, "n_workers": 1, "max_retries": 0, "max_consecutive_failures": 1, "keep_checkpoints": 0}
 
@@ -36,7 +37,9 @@ class Plan:
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
     enqueue: Any
-    logs_to_wandb: bool
+    constraints: tuple[Limit, ...]
+    wandb: Mapping[str, Any] | None
+    """`project`, `entity` and `mode` of a study whose trials log to W&B."""
 
     def trial_folder(self, number: int) -> RunFolder:
         """Folders are named by trial number, so a re-run never meets an older trial's files."""
@@ -65,8 +68,18 @@ def make_plan(settings: Mapping[str, Any], config: DictConfig) -> Plan:
             f"hydra.sweeper.direction: {len(directions)} directions for {len(objectives)} objectives "
             f"({', '.join(objectives)}); objective and direction need an entry each"
         )
+    problems += [
+        f"hydra.sweeper.direction: must be maximize or minimize, got {direction!r}"
+        for direction in directions
+        if direction not in ("maximize", "minimize")
+    ]
+    problems += [problem for name in objectives for problem in name_problems(name, "objective")]
     if len(directions) > 1 and _prunes(settings["pruner"]):
-        problems.append("hydra/sweeper/pruner: Optuna cannot prune a study of several objectives; use pruner=nop")
+        problems.append(
+            "hydra/sweeper/pruner: Optuna cannot prune a study of several objectives; use hydra/sweeper/pruner=nop"
+        )
+    limits, wrong = read_limits(_plain(settings["constraints"]))
+    problems += wrong
     name = settings["study_name"] or config.choices.get("hparams_search")
     if not name or "/" in str(name):
         problems.append("hydra.sweeper.study_name: give the study a name (one folder name, without a slash)")
@@ -82,9 +95,17 @@ def make_plan(settings: Mapping[str, Any], config: DictConfig) -> Plan:
         sampler=_plain(settings["sampler"]) or {},
         pruner=_plain(settings["pruner"]) or {"_target_": "optuna.pruners.NopPruner"},
         enqueue=_plain(settings["enqueue"]),
-        logs_to_wandb=str(config.logger["_target_"]).endswith(".wandb_logger"),
+        constraints=limits,
+        wandb=wandb_settings(config.logger),
         **{key: settings[key] for key in (*_COUNTS, "timeout", "pairing", "base_seed", "heartbeat_seconds")},
     )
+
+
+def wandb_settings(logger: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where runs with this logger go in W&B, so that what is logged about them goes there too; None for another one."""
+    if not str(logger["_target_"]).endswith(".wandb_logger"):
+        return None
+    return {key: logger[key] for key in ("project", "entity", "mode")}
 
 
 def _directions(value: Any) -> tuple[str, ...]:

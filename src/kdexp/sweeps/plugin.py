@@ -37,13 +37,20 @@ class SweeperConfig:
     max_retries: int = 2
     """How often a trial that was cut off (a kill, a lost host) is run again with the same parameters and seed."""
     max_consecutive_failures: int = 3
-    """After so many failed trials in a row the study stops: something is wrong with all of them."""
+    """After so many failed trials in a row the study stops: something is wrong with all of them. Each start of the
+    command counts anew. A failed trial's place goes to another draw; with grid and brute_force, which have no other, it
+    stays empty until the command is given again, which runs that combination once more."""
     timeout: float | None = None
     """Seconds of wall clock after which no new trial starts."""
     enqueue: Any = None
     """Trials to run first, or instead: a list of {name, params}, or {study, top}."""
+    without: Any = None
+    """Parameters of `params` to leave out, by name: a search file serves a smaller search too."""
     active_when: Any = None
     """Conditional parameters: {parameter: {other_parameter: [values]}}; it is drawn only where the other has one."""
+    constraints: Any = None
+    """Limits that the best trial must keep, on what `objective` could name: {student/parameters: {max: 50000}}, with
+    min, max or both. For the samplers that heed them: tpe, gp, nsgaii, nsgaiii."""
     pairing: str = "slot"
     """`slot`: a trial's seed is base_seed + its slot. `common`: all trials have base_seed."""
     base_seed: int = 1000

@@ -41,11 +41,16 @@ class Results:
     def problems(self) -> list[str]:
         return list(self.summary["problems"])
 
+    @property
+    def has_winner(self) -> bool:
+        """Whether there is a best trial, with its configuration."""
+        best = self.summary["best_trial"]
+        return best is not None and best["command"] is not None
+
     def winner_command(self) -> str:
         """The command that trains the best trial's configuration again. Raises StudyError where there is none."""
-        best = self.summary["best_trial"]
-        if best is not None and best["command"] is not None:
-            return str(best["command"])
+        if self.has_winner:
+            return str(self.summary["best_trial"]["command"])
         reasons = [sentence for sentence in self.problems if sentence.startswith(BEST_CONFIG)]
         raise StudyError(reasons[0] if reasons else f"{BEST_CONFIG}: {no_winner(self.summary)}")
 
@@ -94,21 +99,28 @@ def _plot_problems(folder: Path) -> list[str]:
 
 
 def _write_trials(view: StudyView, path: Path) -> None:
-    """A row per trial in the order of numbers; numbers in full precision, an absent value empty, None as `null`."""
+    """A row per trial in the order of numbers; numbers in full precision, an absent value empty, None as `null`. A
+    constraint's number is above 0 where the trial breaks it."""
     parameters = list(dict.fromkeys(name for trial in view.trials for name in trial.params))
     several = len(view.objectives) > 1
     values = [f"value.{name}" for name in view.objectives] if several else ["value"]
-    head = ["number", "state", *values, *(f"params.{name}" for name in parameters), "seed", "slot", "epochs"]
+    constraints = _constraints(view)
+    head = ["number", "state", *values, *(f"constraint.{name}" for name in constraints)]
+    head += [*(f"params.{name}" for name in parameters), "seed", "slot", "epochs"]
     with (
         written_whole(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
         table = csv.writer(stream, lineterminator="\n")
         table.writerow([*head, "started", "seconds", "name", "retry_of", "reason", "error"])
-        table.writerows(_row(view, trial, parameters) for trial in view.trials)
+        table.writerows(_row(view, trial, parameters, constraints) for trial in view.trials)
 
 
-def _row(view: StudyView, trial: FrozenTrial, parameters: Sequence[str]) -> list[str]:
+def _constraints(view: StudyView) -> list[str]:
+    return list(dict.fromkeys(name for trial in view.trials for name in trial.constraints))
+
+
+def _row(view: StudyView, trial: FrozenTrial, parameters: Sequence[str], constraints: Sequence[str]) -> list[str]:
     attributes, params = trial.user_attrs, redact(trial.params)
     values = trial.values or [None] * len(view.objectives)
     error = redact(str(attributes.get("error") or ""))
@@ -117,6 +129,7 @@ def _row(view: StudyView, trial: FrozenTrial, parameters: Sequence[str]) -> list
         str(trial.number),
         trial.state.name.lower(),
         *("" if value is None or math.isnan(value) else repr(value) for value in values),
+        *(repr(trial.constraints[name]) if name in trial.constraints else "" for name in constraints),
         *(_cell(params[name]) if name in params else "" for name in parameters),
         *("" if value is None else str(value) for value in known),
         utc(trial.datetime_start) if trial.datetime_start else "",

@@ -61,7 +61,14 @@ def make_sampler(node: Mapping[str, Any], *, slot: int, space: Space, n_failures
     return Recorded(sampler, found.__name__)
 
 
-def check_sampler(node: Mapping[str, Any], space: Space, *, n_objectives: int = 1, has_enqueue: bool = False) -> None:
+def check_sampler(
+    node: Mapping[str, Any],
+    space: Space,
+    *,
+    n_objectives: int = 1,
+    has_enqueue: bool = False,
+    has_constraints: bool = False,
+) -> None:
     """Raises ConfigError where this sampler cannot search this space, before the first trial."""
     make_sampler(node, slot=0, space=space)
     name = _name(node)
@@ -69,6 +76,10 @@ def check_sampler(node: Mapping[str, Any], space: Space, *, n_objectives: int = 
         raise ConfigError(f"{SAMPLER}: CMA-ES has one objective only; for {n_objectives} use tpe, nsgaii or nsgaiii")
     if name == "GridSampler" and has_enqueue:
         raise ConfigError("hydra.sweeper.enqueue: a grid has all its points already; use another sampler beside it")
+    if has_constraints and name not in TAKES_CONSTRAINTS:
+        raise ConfigError(
+            f"hydra.sweeper.constraints: {name} does not heed constraints; use tpe, gp, nsgaii or nsgaiii"
+        )
     if is_exhaustive(node):
         space.points()
 
@@ -86,6 +97,12 @@ def n_points(node: Mapping[str, Any], space: Space) -> int | None:
 def draws_again(node: Mapping[str, Any]) -> bool:
     """Whether a slot whose trial failed can be given another draw; a grid's point would fail again."""
     return _name(node) != "GridSampler"
+
+
+def has_no_other(node: Mapping[str, Any], space: Space, n_trials: int) -> bool:
+    """Whether nothing else can be drawn in a failed trial's place: its slot has one point, or all have been drawn."""
+    points = n_points(node, space)
+    return not draws_again(node) or (points is not None and points <= n_trials)
 
 
 def sampler_warnings(node: Mapping[str, Any], space: Space) -> list[str]:

@@ -7,6 +7,8 @@ failed or interrupted trial shifts nothing.
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, QMCSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from kdexp.errors import ConfigError
+from kdexp.errors import ConfigError, StudyError
 from kdexp.sweeps.options import experimental_is_meant
 
 
@@ -101,7 +103,8 @@ class SequenceOfSlots(QMCSampler):
 
 class EvolutionBySlot(CmaEsSampler):
     """Optuna's own over the declared space: its seed adds the trial's number, here the slot, and a queued trial with
-    other parameters does not empty the space."""
+    other parameters does not empty the space. Its state lies pickled in the study, and only what it is made of is
+    loaded."""
 
     def declare(self, space: dict[str, BaseDistribution], slot: int) -> None:
         self._declared, self._slot = space, slot
@@ -115,3 +118,39 @@ class EvolutionBySlot(CmaEsSampler):
         of_slot = copy.copy(trial)
         of_slot.number = self._slot
         return super().sample_relative(study, of_slot, search_space)
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        for trial in reversed(completed_trials):
+            stored = {k: v for k, v in trial.system_attrs.items() if k.startswith(self._attr_key_optimizer)}
+            if stored:
+                state = bytes.fromhex(self._concat_optimizer_attrs(stored))
+                return _StateOfCmaes(io.BytesIO(state), trial.number).load()
+        return None
+
+
+class _StateOfCmaes(pickle.Unpickler):
+    """Loads arrays, numbers and CMA-ES itself; a study that asks for anything else would run it."""
+
+    _PARTS = frozenset(
+        {
+            ("cmaes._cma", "CMA"),
+            ("cmaes._sepcma", "SepCMA"),
+            ("cmaes._cmawm", "CMAwM"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+        }
+    )
+
+    def __init__(self, stream: io.BytesIO, number: int) -> None:
+        super().__init__(stream)
+        self._number = number
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._PARTS:
+            raise StudyError(
+                f"the state of CMA-ES in trial {self._number} names {module}.{name}, no part of it; it could run "
+                "code, so it was not loaded; give the study another name, hydra.sweeper.study_name=..."
+            )
+        return super().find_class(module, name)

@@ -45,9 +45,8 @@ class Space:
     ) -> Space:
         """The space that the sweeper's settings and the command line's words make. Raises ConfigError with every
         mistake; `with_vetting` also composes every choice and both ends of every interval and checks the outcome."""
-        space, problems = cls._sound(
-            _plain(settings.get("params")) or {}, arguments, _plain(settings.get("active_when")) or {}
-        )
+        params, active_when = _kept(settings)
+        space, problems = cls._sound(params, arguments, active_when)
         name = settings.get("custom_search_space")
         if name:
             extend: Extension = locate(name, "hydra.sweeper.custom_search_space")
@@ -265,3 +264,19 @@ def _when(condition: Mapping[str, Any] | None) -> str:
 
 def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _kept(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`params` and `active_when` less what `without` names. Raises ConfigError for a name that is not there."""
+    params, conditions = _plain(settings.get("params")) or {}, _plain(settings.get("active_when")) or {}
+    left_out = _plain(settings.get("without")) or []
+    unknown = [name for name in left_out if name not in params]
+    if unknown:
+        raise ConfigError(
+            f"hydra.sweeper.without: {', '.join(unknown)} is no parameter of this search; "
+            f"there are: {', '.join(params)}"
+        )
+    return (
+        {name: value for name, value in params.items() if name not in left_out},
+        {name: value for name, value in conditions.items() if name not in left_out},
+    )

@@ -12,7 +12,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,60 +31,67 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE_SECONDS = 120.0
 """How long a worker waits for a storage that went away in mid-study."""
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, sqlite3.Error)
+"""What a storage raises that is out of reach."""
 GRACE_BEATS = 4
 """A worker is taken for dead after this many missed heartbeats."""
 
 
-def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
+class StorageLost(StudyError):
+    """A storage stayed out of reach in mid-study: not the fault of the trial that ran."""
+
+
+def open_storage(url: str, heartbeat_seconds: int, *, in_mid_study: bool = False) -> RDBStorage:
     """Opens (or makes) the storage. Raises StudyError where it cannot be reached or is of another Optuna.
 
-    Making a new SQLite schema is not safe for several processes at once, so it happens under the lock.
+    `in_mid_study` waits for one that was there before. Making a new SQLite schema is not safe for several processes at
+    once, so it happens under the lock.
     """
     parsed = _parsed(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if is_sqlite:
+    lock: AbstractContextManager[Any] = nullcontext()
+    if parsed.get_backend_name() == "sqlite":
         path = Path(parsed.database or "")
         options = {"creator": lambda: _connect(path)}
         _refuse_unwritable(path)
-    lock = _file_lock(Path(parsed.database or "")) if is_sqlite else None
-    try:
-        if lock is not None:
-            lock.acquire()
-        with warnings.catch_warnings():
+        lock = _file_lock(path)
+
+    def opened() -> RDBStorage:
+        with lock, warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*heartbeat_interval.*experimental", category=ExperimentalWarning
             )
             return RDBStorage(
-                url,
+                url.replace("{", "{{").replace("}", "}}"),  # Optuna takes a URL for a template
                 engine_kwargs=options,
                 heartbeat_interval=heartbeat_seconds,
                 grace_period=GRACE_BEATS * heartbeat_seconds,
             )
+
+    try:
+        return patiently("opening the study", opened) if in_mid_study else opened()
     except RuntimeError as error:
-        raise StudyError(f"{redact(url)} was made by another version of Optuna: {str(error).splitlines()[0]}") from None
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error, ImportError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise StudyError(_another_version(url, str(error))) from None
+    except ImportError as error:
+        driver = getattr(error.__cause__, "name", None) or "of its kind"
         raise StudyError(
-            f"the storage {redact(url)} cannot be reached: {reason}; check hydra.sweeper.storage"
+            f"hydra.sweeper.storage: {redact(url)} needs the driver {driver}, which is not installed; write "
+            "postgresql+psycopg://... and pip install 'kdexp[postgres]'"
         ) from None
-    finally:
-        if lock is not None:
-            lock.release()
+    except STORAGE_ERRORS as error:
+        raise StudyError(
+            f"the storage {redact(url)} cannot be reached: {reason_of(error)}; check hydra.sweeper.storage"
+        ) from None
 
 
 @contextmanager
 def study_lock(storage: RDBStorage, url: str, study_name: str) -> Iterator[None]:
     """One worker at a time, over all hosts that share the storage."""
     parsed = _parsed(url)
-    backend = parsed.get_backend_name()
-    if backend == "sqlite":
+    if parsed.get_backend_name() == "sqlite":
         with _file_lock(Path(parsed.database or "")):
             yield
         return
-    if backend != "postgresql":
-        raise StudyError(f"hydra.sweeper.storage: {backend} has no lock that kdexp knows; use sqlite or postgresql")
     number = int.from_bytes(hashlib.sha256(study_name.encode()).digest()[:7], "big")
     with storage.engine.connect() as connection:
         connection.execute(text("select pg_advisory_lock(:number)"), {"number": number})
@@ -122,23 +129,42 @@ def _file_lock(path: Path) -> FileLock:
 
 def _parsed(url: str) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except ArgumentError:
         raise StudyError(
             f"hydra.sweeper.storage: {redact(url)!r} is no database URL, such as sqlite:///study.db"
         ) from None
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise StudyError(f"hydra.sweeper.storage: {backend} has no lock that kdexp knows; use sqlite or postgresql")
+    return parsed
 
 
-def patiently(what: str, call: Callable[[], T], patience_seconds: float = PATIENCE_SECONDS) -> T:
-    """Does something with the storage, again and again while it is out of reach; StudyError where it stays so."""
+def _another_version(url: str, said: str) -> str:
+    way_out = f"optuna storage upgrade --storage {redact(url)}" if "upgrade" in said else "pip install -U optuna"
+    return (
+        f"hydra.sweeper.storage: {redact(url)} was made by another version of Optuna; bring it up to this one "
+        f"({way_out}; keep a copy), or give the study another name, hydra.sweeper.study_name=..."
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """The database's own words, in one line."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    return str(getattr(cause, "orig", None) or cause).splitlines()[0]
+
+
+def patiently(what: str, call: Callable[[], T], patience_seconds: float | None = None) -> T:
+    """Does something with the storage, again and again while it is out of reach; StorageLost where it stays so."""
+    patience_seconds = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
     deadline, pause = time.monotonic() + patience_seconds, 0.5
     while True:
         try:
             return call()
-        except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-            reason = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
+        except STORAGE_ERRORS as error:
+            reason = reason_of(error)
             if time.monotonic() > deadline:
-                raise StudyError(
+                raise StorageLost(
                     f"{what}: the storage is out of reach for {patience_seconds:g} seconds ({reason}); the study is "
                     "intact up to here, and the same command goes on with it"
                 ) from error

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from kdexp.records import redact, redact_argument
+from kdexp.sweeps.limits import is_feasible
 from kdexp.sweeps.view import FINISHED, StudyView, epochs_run, from_run_command, planned_epochs, seconds, utc
 
 SUMMARY_SCHEMA = 1
@@ -32,6 +33,7 @@ def summarize(view: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
         "written": utc(datetime.now()),
         "objectives": list(view.objectives),
         "directions": list(view.directions),
+        "constraints": list(attributes.get("constraints") or ()),
         "n_trials": counts,
         "budget": attributes.get("n_trials"),
         "best_trial": None if best is None else _trial_facts(view, best),
@@ -50,6 +52,7 @@ def summarize(view: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
             *data_warnings,
             *(attributes.get("warnings") or ()),
             *_sampler_warnings(attributes.get("sampler"), drawn_by["by_sampler"]),
+            *_broken_constraints(view),
         ],
         "problems": [*view.problems, *problems],
     }
@@ -82,6 +85,7 @@ def _trial_facts(view: StudyView, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "values": dict(zip(view.objectives, trial.values or (), strict=False)),
+        "constraints": dict(trial.constraints),
         "params": redact(trial.params),
         "seed": trial.user_attrs.get("seed"),
         "slot": trial.user_attrs.get("slot"),
@@ -128,6 +132,14 @@ def _drawn_by(view: StudyView) -> dict[str, Any]:
             by_parameter.setdefault(parameter, Counter())[sampler] += 1
     total: Counter[str] = sum(by_parameter.values(), Counter())
     return {"by_sampler": dict(total), "by_parameter": {name: dict(found) for name, found in by_parameter.items()}}
+
+
+def _broken_constraints(view: StudyView) -> list[str]:
+    """How many complete trials cannot win, for all that they measured."""
+    complete = view.of(TrialState.COMPLETE)
+    n_broken = sum(not is_feasible(trial) for trial in complete)
+    limits = ", ".join(view.attributes.get("constraints") or ())
+    return [f"{n_broken} of {len(complete)} complete trials break a constraint ({limits})"] if n_broken else []
 
 
 def _sampler_warnings(asked: Any, drew: Mapping[str, int]) -> list[str]:

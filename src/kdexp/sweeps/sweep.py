@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +20,23 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kdexp.errors import StudyError
-from kdexp.records import redact
+from kdexp.records import read_json, redact, redact_argument
 from kdexp.sweeps import ledger
+from kdexp.sweeps.grammar import written
 from kdexp.sweeps.leader import stop_if_orphaned
+from kdexp.sweeps.limits import KEY as CONSTRAINTS
+from kdexp.sweeps.limits import is_feasible, measured
 from kdexp.sweeps.plan import Plan
-from kdexp.sweeps.samplers import drawn_by, make_pruner, make_sampler, sampler_warnings
+from kdexp.sweeps.samplers import drawn_by, has_no_other, make_pruner, make_sampler, sampler_warnings
 from kdexp.sweeps.space import Space, differences
-from kdexp.sweeps.storage import open_storage, patiently, study_lock
-from kdexp.sweeps.trial import VARIABLE, Pruned
+from kdexp.sweeps.storage import STORAGE_ERRORS, StorageLost, open_storage, patiently, study_lock
+from kdexp.sweeps.trial import COMMAND, VARIABLE, Pruned
 
 log = logging.getLogger(__name__)
+_SPACE, _BEGUN = "space", "n_trials_when_begun"
 _POLL_SECONDS = 0.5
 """How long a worker waits before it looks again whether another's trial has ended."""
 
@@ -46,6 +51,8 @@ class Sweep:
     storage: RDBStorage
     study: optuna.Study
     deadline: float
+    has_no_other: bool = False
+    """Whether a failed trial's place stays empty, since nothing else can be drawn in it."""
     interrupted: bool = False
 
     def lock(self) -> Any:
@@ -55,6 +62,7 @@ class Sweep:
         """Writes down what the study is, and puts an explicit list of trials in line, once."""
         with self.lock():
             self.study.set_user_attr("base_overrides", [str(redact(word)) for word in arguments])
+            self.study.set_user_attr(COMMAND, [redact_argument(word) for word in sys.argv[1:]])
             plain = OmegaConf.to_container(config, resolve=False)
             assert isinstance(plain, dict)
             plain.pop("hydra", None)
@@ -66,6 +74,9 @@ class Sweep:
             sentences = sampler_warnings(self.plan.sampler, self.space)
             self.study.set_user_attr("warnings", sentences)
             self.study.set_user_attr("n_trials", self.plan.n_trials)
+            if self.has_no_other:
+                ledger.queue_failed(self.study, self._is_whole)
+            self.study.set_user_attr(_BEGUN, len(self.study.get_trials(deepcopy=False)))
         for sentence in sentences:
             log.warning("%s", sentence)
 
@@ -83,7 +94,7 @@ class Sweep:
         while not self.interrupted:
             trial = patiently("taking a trial", self._take)
             if trial is None:
-                if self._is_covered():
+                if patiently("counting the trials", self._is_covered):
                     return
                 stop_if_orphaned()
                 time.sleep(_POLL_SECONDS)
@@ -92,23 +103,36 @@ class Sweep:
 
     def _is_covered(self) -> bool:
         """Nothing is left to do: the budget is finished, or the time is up and nothing can start any more."""
-        now = ledger.standing(self.study.get_trials(deepcopy=False))
-        return now.finished >= self.plan.n_trials or time.monotonic() > self.deadline
+        trials = self.study.get_trials(deepcopy=False)
+        covered = ledger.standing(trials).finished + len(self._spent(trials))
+        return covered >= self.plan.n_trials or time.monotonic() > self.deadline
+
+    @property
+    def n_left_out(self) -> int:
+        """How many combinations failed, where nothing else can be drawn in their place."""
+        return len(self._spent(self.study.get_trials(deepcopy=False)))
+
+    def _spent(self, trials: list[FrozenTrial]) -> set[int]:
+        return ledger.spent_slots(trials, self._is_whole) if self.has_no_other else set()
+
+    def _is_whole(self, params: Mapping[str, Any]) -> bool:
+        return not self.space.missing(params)
 
     def _take(self) -> Trial | None:
         """The next trial, drawn; None where all slots are held. One worker at a time."""
         with self.lock():
-            ledger.bury_the_dead(self.study)
-            ledger.queue_retries(self.study, self.plan.max_retries, lambda params: not self.space.missing(params))
+            ledger.bury_the_dead(self.study, idle=ledger.me())
+            ledger.queue_retries(self.study, self.plan.max_retries, self._is_whole)
             trials = self.study.get_trials(deepcopy=False)
-            if ledger.consecutive_failures(trials) >= self.plan.max_consecutive_failures:
+            since = int(self.study.user_attrs.get(_BEGUN, 0))
+            if ledger.consecutive_failures(trials, since) >= self.plan.max_consecutive_failures:
                 raise StudyError(_failing(trials, self.plan))
             if time.monotonic() > self.deadline:
                 return None
-            slot = ledger.next_slot(trials, self.plan.n_trials)
+            slot = ledger.next_slot(trials, self.plan.n_trials, self._spent(trials))
             return None if slot is None else self._draw(trials, slot)
 
-    def _draw(self, trials: list[optuna.trial.FrozenTrial], slot: int) -> Trial:
+    def _draw(self, trials: list[FrozenTrial], slot: int) -> Trial:
         failures = ledger.failures_in_slot(trials, slot)
         sampler = make_sampler(self.plan.sampler, slot=slot, space=self.space, n_failures=failures)
         self.study.sampler = sampler
@@ -121,6 +145,8 @@ class Sweep:
         self.storage.record_heartbeat(trial._trial_id)
         try:
             self.space.suggest(trial)
+        except STORAGE_ERRORS:
+            raise
         except Exception as error:
             self._fail(trial, "error", f"drawing its parameters: {error}")
             raise
@@ -131,8 +157,7 @@ class Sweep:
         """Runs the job and tells the study how it ended: a crash is FAIL, a stop an interruption, to be run again."""
         try:
             with self._heartbeat(trial._trial_id):
-                (done,) = self.launcher.launch([self._words(trial)], initial_job_idx=trial.number)
-            outcome = _outcome(done, len(self.plan.directions))
+                outcome = self._launch(trial)
         except KeyboardInterrupt:
             self.interrupted = True
             outcome = None
@@ -140,22 +165,29 @@ class Sweep:
             patiently("giving a trial back", lambda: self._fail(trial, ledger.INTERRUPTED, "stopped"))
             return
         patiently("telling the study", lambda: self._tell(trial, outcome))
-        self._retain()
+        patiently("looking for the best", self._retain)
+
+    def _launch(self, trial: Trial) -> Outcome:
+        """How the job ended. A launcher raises where it has no answer: its process was killed, its time was up."""
+        try:
+            (done,) = self.launcher.launch([self._words(trial)], initial_job_idx=trial.number)
+        except Exception as error:
+            return f"the launcher has no answer: {type(error).__name__}: {error}"
+        return _outcome(done, len(self.plan.directions))
 
     def _words(self, trial: Trial) -> list[str]:
         folder = self.plan.trial_folder(trial.number).path
-        values = {**trial.params}
-        words = self.space.overrides(values)
+        words = self.space.overrides(trial.params)
         given = {word.partition("=")[0].lstrip("+") for word in words}
         words += [f"seed={trial.user_attrs['seed']}"] if "seed" not in given else []
         words += ["figures=false"] if "figures" not in given else []
-        if self.plan.logs_to_wandb:
-            words += [f"logger.group={self.plan.study_name}", "logger.job_type=trial"]
+        if self.plan.wandb is not None:
+            words += [f"logger.group={written(self.plan.study_name)}", "logger.job_type=trial"]
         return [
             *words,
-            f"hydra.sweep.dir='{folder.parent}'",
+            f"hydra.sweep.dir={written(str(folder.parent))}",
             f"hydra.sweep.subdir={folder.name}",
-            f"hydra.job.env_set.{VARIABLE}='{trial._trial_id} {self.plan.study_name}'",
+            f"hydra.job.env_set.{VARIABLE}={written(f'{trial._trial_id} {self.plan.study_name}')}",
         ]
 
     @contextmanager
@@ -168,8 +200,9 @@ class Sweep:
             while not ended.wait(1.0):
                 stop_if_orphaned()
                 if time.monotonic() - last >= self.plan.heartbeat_seconds:
-                    patiently("heartbeat", lambda: self.storage.record_heartbeat(trial_id))
-                    last = time.monotonic()
+                    with suppress(*STORAGE_ERRORS):  # the next beat comes in a second
+                        self.storage.record_heartbeat(trial_id)
+                        last = time.monotonic()
 
         thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
         thread.start()
@@ -181,6 +214,8 @@ class Sweep:
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
         try:
+            if self.plan.constraints and isinstance(outcome, (Pruned, tuple)):
+                outcome = self._constrained(trial, outcome)
             if isinstance(outcome, Pruned):
                 self.study.tell(trial, state=TrialState.PRUNED)
             elif isinstance(outcome, tuple):
@@ -190,6 +225,18 @@ class Sweep:
                 log.warning("trial %d failed: %s", trial.number, outcome)
         except (UpdateFinishedTrialError, ValueError) as error:
             log.warning("trial %d was ended by another worker meanwhile: %s", trial.number, error)
+
+    def _constrained(self, trial: Trial, outcome: Outcome) -> Outcome:
+        """Records how the trial stands to each limit; in words what it did not measure."""
+        values = measured(read_json(self.plan.trial_folder(trial.number).record))
+        unknown = [limit.name for limit in self.plan.constraints if limit.name not in values]
+        if unknown:
+            return f"{CONSTRAINTS}: the trial measured no {', '.join(unknown)}; there are: {', '.join(values)}"
+        known = trial.constraints  # some, where the storage went away at the first try
+        for limit in self.plan.constraints:
+            if str(limit) not in known:
+                trial.set_constraint(str(limit), limit.violation(values[limit.name]))
+        return outcome
 
     def _fail(self, trial: Trial, reason: str, error: str) -> None:
         try:
@@ -201,18 +248,19 @@ class Sweep:
 
     def _retain(self) -> None:
         """Only the study's best trials keep their checkpoints."""
-        best: set[int] = set()
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(self.plan.directions) == 1:
-            sign = -1 if self.plan.directions[0] == "maximize" else 1
-            best = {
-                t.number for t in sorted(done, key=lambda t: sign * float(t.value or 0.0))[: self.plan.keep_checkpoints]
-            }
+            best = {trial.number for trial in self.ranked()[: self.plan.keep_checkpoints]}
         else:
             best = {trial.number for trial in self.study.best_trials}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished() and trial.number not in best:
                 shutil.rmtree(self.plan.trial_folder(trial.number).last_checkpoint.parent, ignore_errors=True)
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The complete trials that keep all constraints, the best first; for a study of one objective."""
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        sign = -1 if self.plan.directions[0] == "maximize" else 1
+        return sorted(filter(is_feasible, done), key=lambda trial: sign * float(trial.value or 0.0))
 
 
 Outcome = Pruned | tuple[float, ...] | str | None
@@ -234,24 +282,34 @@ def open_sweep(plan: Plan, space: Space, launcher: Launcher) -> Sweep:
                 directions=list(plan.directions),  # type: ignore[arg-type]
                 pruner=make_pruner(plan.pruner),
             )
+        if _SPACE not in study.user_attrs:
             study.set_user_attr("metric", list(plan.objectives))
-            study.set_user_attr("space", space.describe())
+            study.set_user_attr("constraints", _in_words(plan))
+            study.set_user_attr(_SPACE, space.describe())
     deadline = time.monotonic() + (plan.timeout or math.inf)
-    return Sweep(plan, space, launcher, storage, study, deadline)
+    final = has_no_other(plan.sampler, space, plan.n_trials)
+    return Sweep(plan, space, launcher, storage, study, deadline, final)
+
+
+def _in_words(plan: Plan) -> list[str]:
+    return [str(limit) for limit in plan.constraints]
 
 
 def _refuse_another_study(study: optuna.Study, plan: Plan, space: Space) -> None:
+    """Raises StudyError with what differs. One that has no trial yet and was cut off while it was made is no other."""
     directions = tuple(direction.name.lower() for direction in study.directions)
     changes = []
     if directions != plan.directions:
         changes.append(f"direction: was {', '.join(directions)}, is now {', '.join(plan.directions)}")
-    metric = study.user_attrs.get("metric")
-    if metric is None or "space" not in study.user_attrs:
-        changes.append("it was not made by kdexp, or its making was cut off")
-    else:
-        if list(metric) != list(plan.objectives):
-            changes.append(f"objective: was {', '.join(metric)}, is now {', '.join(plan.objectives)}")
-        changes += differences(study.user_attrs["space"], space.describe())
+    attributes = study.user_attrs
+    if _SPACE in attributes:
+        for name, is_now in (("objective", list(plan.objectives)), ("constraints", _in_words(plan))):
+            was = list(attributes.get("metric" if name == "objective" else name, []))
+            if was != is_now:
+                changes.append(f"{name}: was {', '.join(was) or 'none'}, is now {', '.join(is_now) or 'none'}")
+        changes += differences(attributes[_SPACE], space.describe())
+    elif study.get_trials(deepcopy=False):
+        changes.append("it was not made by kdexp")
     if changes:
         raise StudyError(
             f"the study {plan.study_name!r} in {redact(plan.url)} is another one: {'; '.join(changes)}. "
@@ -260,8 +318,11 @@ def _refuse_another_study(study: optuna.Study, plan: Plan, space: Space) -> None
 
 
 def _outcome(done: JobReturn, n_objectives: int) -> Outcome:
+    """Raises StorageLost where the job did: that is no fault of the trial."""
     try:
         value = done.return_value
+    except StorageLost:
+        raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if isinstance(value, Pruned):
@@ -274,10 +335,10 @@ def _outcome(done: JobReturn, n_objectives: int) -> Outcome:
     return tuple(float(one) for one in values)
 
 
-def _failing(trials: list[optuna.trial.FrozenTrial], plan: Plan) -> str:
+def _failing(trials: list[FrozenTrial], plan: Plan) -> str:
     last = next((t for t in reversed(trials) if t.user_attrs.get("error")), None)
     why = f"; the last: {last.user_attrs['error']}" if last is not None else ""
     return (
         f"{plan.max_consecutive_failures} trials in a row failed, so the study stops{why}. Mend it and give the same "
-        "command with hydra.sweeper.max_consecutive_failures=N above the number of failures so far"
+        "command again; hydra.sweeper.max_consecutive_failures=N lets more of them fail"
     )

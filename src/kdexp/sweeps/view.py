@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdexp.errors import DataError, StudyError
 from kdexp.records import RunFolder, read_json
+from kdexp.sweeps.grammar import written
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SHOWN_ATTRIBUTES = ("slot", "seed", "name")
@@ -91,8 +92,8 @@ def best_trial(view: StudyView) -> FrozenTrial | None:
 
 
 def from_run_command(run: RunFolder) -> str:
-    """The command that trains a run's configuration again, as typed in a shell."""
-    return f"python -m kdexp train {shlex.quote(f'from_run={run.path}')}"
+    """The command that trains a run's configuration again, quoted for Hydra and then for the shell."""
+    return f"python -m kdexp train {shlex.quote(f'from_run={written(str(run.path))}')}"
 
 
 def epochs_run(view: StudyView, trial: FrozenTrial) -> int | None:

@@ -34,8 +34,9 @@ def log_study(
 ) -> str | None:
     """Logs the study as one run of job type `study` in the group of its trials (by default the study's name).
 
-    Returns the run's id, or None where these very results were logged before. Raises StudyError where no trial left
-    word of the data it ran on.
+    A study that goes on goes on with its run. Online the run takes the trials that it has not; an offline file holds
+    all of them, for `wandb sync` replaces what the run held. Returns the run's id, or None where these very results
+    were logged before. Raises StudyError where no trial left word of the data it ran on.
     """
     summary, rows = read_json(folder / SUMMARY), _read_rows(folder / TRIALS)
     if summary["data"] is None:
@@ -55,6 +56,7 @@ def log_study(
         job_type="study",
         name=summary["study_name"],
         tags=list(tags),
+        run_id=_run_id(summary),
     )
     assert isinstance(logger, WandbLogger)
     try:
@@ -66,16 +68,71 @@ def log_study(
     return logger.version
 
 
+def log_verdict(
+    folder: Path,
+    verdict: Mapping[str, Any],
+    *,
+    project: str = "kdexp",
+    entity: str | None = None,
+    mode: WandbMode = "auto",
+) -> str | None:
+    """Logs a confirmation as one run of job type `verdict` in the study's group: the verdict, a table of its pairs, and
+    the forest plot. Returns the run's id."""
+    import wandb
+
+    logger = wandb_logger(
+        run_dir=folder / "confirm",
+        config={key: verdict[key] for key in ("study", "seeds", "margin", "level", "overrides", "no_kd", "condition")},
+        source=verdict["data"]["source"],
+        project=project,
+        entity=entity,
+        mode=mode,
+        group=verdict["study"],
+        job_type="verdict",
+        name=f"{verdict['study']} verdict",
+    )
+    assert isinstance(logger, WandbLogger)
+    columns = ("contender", "seed", "test score", "no-KD test score", "difference")
+    pairs = [
+        [contender["name"], pair["seed"], pair["contender"], pair["baseline"], pair["difference"]]
+        for contender in verdict["contenders"]
+        for pair in contender["per_seed"]
+    ]
+    try:
+        run = logger.experiment
+        run.log(
+            {
+                "verdict/pairs": wandb.Table(columns=list(columns), data=pairs),
+                "verdict/forest": wandb.Image(str(folder / "confirm" / "forest.png")),
+            }
+        )
+        for contender in verdict["contenders"]:
+            score = contender["difference"]["score"]
+            facts = {key: score[key] for key in ("mean", "low", "high")} | {"p": contender["p_holm"]}
+            run.summary.update({f"verdict/{contender['name']}": {"word": contender["verdict"], **facts}})
+        logger.finalize("done")
+    finally:
+        close_logger(logger)
+    return logger.version
+
+
+def _run_id(summary: Mapping[str, Any]) -> str:
+    """The same for a study however often it is gone on with, another for a later study of the same name."""
+    return fingerprint(summary["study_name"], summary["durations_seconds"]["first_start"])
+
+
 def _log(run: Any, summary: Mapping[str, Any], rows: list[dict[str, str]], plots: list[tuple[str, Path]]) -> None:
     import wandb
 
     objectives, directions = summary["objectives"], summary["directions"]
+    known = run.summary.get("study/trial", -1) if run.resumed else -1
     for name, direction in zip(objectives, directions, strict=True):
         for metric in (f"study/{name}", f"study/best {name}"):
             run.define_metric(metric, step_metric="study/trial")
         column = "value" if len(objectives) == 1 else f"value.{name}"
         for values in _best_so_far(rows, column, name, direction):
-            run.log(values)
+            if values["study/trial"] > known:
+                run.log(values)
     table = wandb.Table(columns=list(rows[0]), data=_typed(rows))
     run.log({"study/trials": table, **{f"plots/{name}": wandb.Image(str(path)) for name, path in plots}})
     run.summary.update({f"study/{key}": summary[key] for key in _HEADLINES})
@@ -85,11 +142,12 @@ def _log(run: Any, summary: Mapping[str, Any], rows: list[dict[str, str]], plots
 
 
 def _best_so_far(rows: Sequence[Mapping[str, str]], column: str, name: str, direction: str) -> list[dict[str, float]]:
-    """A row for each complete trial: its number, its value, and the best up to it."""
+    """A row for each complete trial that keeps all constraints: its number, its value, and the best up to it."""
     better = max if direction == "maximize" else min
     made: list[dict[str, float]] = []
     for row in rows:
-        if row["state"] != "complete":
+        broken = [key for key, cell in row.items() if key.startswith("constraint.") and cell and float(cell) > 0]
+        if row["state"] != "complete" or broken:
             continue
         value = float(row[column])
         best = better(value, made[-1][f"study/best {name}"]) if made else value

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kdexp.errors import StudyError
 from kdexp.sweeps import ledger
-from kdexp.sweeps.leader import WORKER
+from kdexp.sweeps.leader import run_workers
 from kdexp.sweeps.results import Results
+from kdexp.sweeps.storage import STORAGE_ERRORS
 from kdexp.sweeps.sweep import Sweep
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.5
 
 
 @contextmanager
@@ -46,54 +41,9 @@ def stoppable(sweep: Sweep) -> Iterator[None]:
 
 
 def lead(sweep: Sweep) -> None:
-    """Starts the workers, replaces one that dies, and waits for the budget. Raises StudyError where they give up."""
-    plan = sweep.plan
-    folder = plan.folder / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    """Starts the workers and waits for the budget. Raises StudyError where they give up."""
     with stoppable(sweep), watched(sweep):
-        try:
-            for number in range(plan.n_workers):
-                running[number] = _start(number, sweep)
-            while running and not sweep.interrupted:
-                time.sleep(_LOOK_SECONDS)
-                for number, process in list(running.items()):
-                    code = process.poll()
-                    if code is None:
-                        continue
-                    del running[number]
-                    if code < 0 and not sweep.interrupted:
-                        log.warning("worker %d was killed (signal %d); another takes its place", number, -code)
-                        running[number] = _start(number, sweep)
-                    elif code > 0:
-                        log_file = folder / f"worker_{number}.log"
-                        raise StudyError(f"worker {number} gave up: {_last_words(log_file)}; see {log_file}")
-        finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
-
-
-def _last_words(log_file: Path) -> str:
-    lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it said nothing"])[-1]
-
-
-def _start(number: int, sweep: Sweep) -> subprocess.Popen[bytes]:
-    """A worker is the same command in a process of its own, with its share of the cores."""
-    folder = sweep.plan.folder / "workers"
-    share = max(1, (os.cpu_count() or 1) // sweep.plan.n_workers)
-    with (folder / f"worker_{number}.log").open("ab") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "kdexp", "train", *sys.argv[1:]],
-            env={"OMP_NUM_THREADS": str(share)} | os.environ | {WORKER: f"{number}:{os.getpid()}"},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        run_workers("train", sweep.plan.folder / "workers", sweep.plan.n_workers, lambda: sweep.interrupted)
 
 
 @contextmanager
@@ -105,7 +55,15 @@ def watched(sweep: Sweep) -> Iterator[None]:
         log.info("study %s in %s", sweep.plan.study_name, sweep.plan.folder)
         yield
         return
-    with Live(get_renderable=lambda: table_of(sweep, started), console=console, refresh_per_second=1, transient=True):
+    last = Table()
+
+    def table() -> Table:
+        nonlocal last
+        with suppress(*STORAGE_ERRORS):  # those that work say that it is out of reach
+            last = table_of(sweep, started)
+        return last
+
+    with Live(get_renderable=table, console=console, refresh_per_second=1, transient=True):
         yield
 
 
@@ -118,13 +76,10 @@ def table_of(sweep: Sweep, started: float) -> Table:
     )
     for name in ("running", "pruned", "failed", "best", "left"):
         table.add_column(name, justify="right")
-    done = [t for t in trials if t.state == TrialState.COMPLETE]
-    best = "–"
-    if done and len(sweep.plan.directions) == 1:
-        sign = -1 if sweep.plan.directions[0] == "maximize" else 1
-        top = min(done, key=lambda t: sign * float(t.value or 0.0))
-        best = f"{top.value:.4f} (trial {top.number})"
-    took = [t.duration.total_seconds() for t in done if t.duration is not None]
+    ranked = sweep.ranked() if len(sweep.plan.directions) == 1 else []
+    best = f"{ranked[0].value:.4f} (trial {ranked[0].number})" if ranked else "–"
+    done = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE]
+    took = [duration.total_seconds() for duration in done if duration is not None]
     open_trials = sweep.plan.n_trials - now.finished
     seconds = open_trials * sum(took) / len(took) / sweep.plan.n_workers if took else None
     left = f"about {seconds / 60:.0f} min" if seconds is not None else "–"
@@ -143,8 +98,14 @@ def report(sweep: Sweep, results: Results) -> None:
         now.pruned,
         now.failed,
     )
+    if sweep.n_left_out:
+        log.warning(
+            "%d of %d combinations failed and have no other in their place; the same command runs them once more",
+            sweep.n_left_out,
+            sweep.plan.n_trials,
+        )
     for sentence in [*results.warnings, *results.problems]:
         log.warning("%s", sentence)
-    if now.finished and len(sweep.plan.directions) == 1:
+    if results.has_winner:
         log.info("the winner again: %s", results.winner_command())
     log.info("study folder: %s", sweep.plan.folder)
