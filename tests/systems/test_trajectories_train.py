@@ -32,11 +32,11 @@ def test_the_table_sets_the_student_beside_rules_that_need_no_model(trained: tup
     record = record_of(cwd)
     for split in ("val", "test"):
         rules = record["trivial_rules"][split]
-        assert set(rules) == {"rule: frequent", "rule: nearest", "rule: both"}
+        assert set(rules) == {"frequent", "nearest", "both rules"}
         for values in rules.values():
             assert values["score"] == values["next_road/acc"]
             assert 0 < values["next_road/acc_decisions"] <= values["next_road/acc"] < 1
-    assert "rule: both" in done.out and "SYNTHETIC" in done.out
+    assert "Without a model: frequent, nearest, both rules" in done.text and "SYNTHETIC" in done.out
     assert set(record["metrics"]["test"]) == {
         "next_road/acc", "next_road/acc_decisions", "next_road/acc_inner", "duration/mape_log", "duration/mape_sec",
         "score",

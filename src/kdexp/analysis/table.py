@@ -32,7 +32,8 @@ def closing_table(record: Record, *, wide: bool) -> RenderableType:
     for split in splits:
         table.add_column(Text(f"{split} score"), justify="right", no_wrap=True)
     for task, metric in metrics:
-        table.add_column(Text(f"{task}\n{task_split} {metric}"), justify="right", overflow="fold")
+        heading = f"{task}\n{task_split} {metric}".replace("_", " ")  # so that it breaks between words
+        table.add_column(Text(heading), justify="right", overflow="fold")
     for heading in ("para-\nmeters", "size\nMB", "ms per\nsample"):
         table.add_column(heading.replace("-\n", "") if wide else heading, justify="right", no_wrap=True)
     for name, part, model in rows:
@@ -122,6 +123,9 @@ def _notes(record: Record, splits: list[str]) -> Text:
         "val score."
     )
     lines += _latency_note(record)
+    rules = list((record.get("trivial_rules") or {}).get("test", {}))
+    if rules:
+        lines.append(f"Without a model: {', '.join(rules)}; `data action=inspect` has them at more places.")
     if record.get("no_kd"):
         lines.append(
             "One seed: no claim that one student is better than the other; that takes pairs of runs on several seeds."

@@ -21,6 +21,7 @@ from kdexp.errors import ConfigError, DataError, StudyError
 from kdexp.provenance import config_hash
 from kdexp.records import RunFolder, read_json
 from kdexp.saved import load_saved, own_words, saved_choices, take_up
+from kdexp.sweeps.grammar import written
 from kdexp.sweeps.plan import wandb_settings
 from kdexp.sweeps.view import trial_folder
 
@@ -68,7 +69,7 @@ class Plan:
         own = [*self.overrides, f"teacher.seed={seed}"] if self.fresh_teachers else list(self.overrides)
         if recipe is self.baseline:  # it has neither teacher nor distillation
             own = [word for word in own if not word.startswith(("teacher.", "distill."))]
-        own += [f"logger.group='{self.study}'", "logger.job_type=confirm"] if self.wandb is not None else []
+        own += [f"logger.group={written(self.study)}", "logger.job_type=confirm"] if self.wandb is not None else []
         return [*recipe.words, f"seed={seed}", "figures=false", "with_no_kd=false", *own]
 
 
@@ -133,7 +134,7 @@ def composed(source: Path, words: Sequence[str]) -> dict[str, Any]:
     """A saved run's configuration with words laid over it, checked: what `train from_run=SOURCE WORDS` would run."""
     given = {word.partition("=")[0] for word in words}
     choices = [f"{group}={name}" for group, name in saved_choices(source).items() if group not in given]
-    overrides = [*choices, f"from_run='{_escaped(str(source))}'", *words]
+    overrides = [*choices, f"from_run={written(str(source))}", *words]
     try:
         cfg = compose("train", overrides, return_hydra_config=True)
     except Exception as error:  # whatever Hydra makes of a word that does not compose
@@ -158,10 +159,6 @@ def _hydra_config(cfg: Any) -> Iterator[None]:
         hydra.cfg = before
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
-
-
 def _study_folder(cfg: Mapping[str, Any]) -> Path:
     studies = Path(cfg["paths"]["output_root"]) / "studies"
     folder = studies / cfg["study"]
@@ -175,12 +172,11 @@ def _study_folder(cfg: Mapping[str, Any]) -> Path:
 
 def best_recipes(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any], folder: Path, top: int) -> list[Recipe]:
     """The study's best complete trials, the best first. Raises StudyError where there is none."""
-    done = [row for row in rows if row["state"] == "complete"]
-    if not done or summary["best_trial"] is None:
+    done = [row for row in rows if row["state"] == "complete" and _is_feasible(row)]
+    if not done:
         raise StudyError(f"{folder} has no finished trial to confirm: {len(rows)} trials, {len(done)} of them complete")
     sign = -1 if summary["directions"][0] == "maximize" else 1
-    best = int(summary["best_trial"]["number"])  # the first among those that keep the study's constraints
-    done.sort(key=lambda row: (int(row["number"]) != best, sign * float(row["value"]), int(row["number"])))
+    done.sort(key=lambda row: (sign * float(row["value"]), int(row["number"])))
     objective = summary["objectives"][0]
     recipes = [
         Recipe(
@@ -195,6 +191,11 @@ def best_recipes(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any], 
         if not RunFolder(recipe.source).config.is_file():
             raise DataError(f"{recipe.source} holds no config.yaml, so {recipe.name} cannot be trained again")
     return recipes
+
+
+def _is_feasible(row: Mapping[str, str]) -> bool:
+    """Whether a trial keeps the study's constraints; the table holds by how much each is broken."""
+    return not any(cell and float(cell) > 0 for name, cell in row.items() if name.startswith("constraint."))
 
 
 def _fresh(seeds: Sequence[int], rows: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class Limit:
     is_least: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} {'>=' if self.is_least else '<='} {self.bound:g}"
+        return f"{self.name} {'>=' if self.is_least else '<='} {self.bound}"
 
     def violation(self, value: float) -> float:
         """How far a value is beyond the limit; 0 or less where it keeps it."""

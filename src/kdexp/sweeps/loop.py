@@ -15,13 +15,14 @@ from kdexp.errors import StudyError
 from kdexp.sweeps import workers
 from kdexp.sweeps.launching import make_launcher
 from kdexp.sweeps.leader import is_worker
+from kdexp.sweeps.opening import open_sweep
 from kdexp.sweeps.plan import make_plan
 from kdexp.sweeps.plots import draw_plots
 from kdexp.sweeps.results import write_results
 from kdexp.sweeps.samplers import check_sampler, n_points
 from kdexp.sweeps.space import Space
 from kdexp.sweeps.storage import STORAGE_ERRORS, patiently, quiet_optuna, reason_of
-from kdexp.sweeps.sweep import Sweep, open_sweep
+from kdexp.sweeps.sweep import Sweep
 from kdexp.sweeps.wandb_study import log_study
 
 log = logging.getLogger(__name__)

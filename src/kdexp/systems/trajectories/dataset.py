@@ -37,9 +37,9 @@ from kdexp.systems.trajectories.trips import Trips, TripSplit, duration_statisti
 
 logger = logging.getLogger(__name__)
 _RULES = {
-    "frequent": "rule: frequent",
-    "nearest": "rule: nearest",
-    "frequent_else_nearest": "rule: both",
+    "frequent": "frequent",
+    "nearest": "nearest",
+    "frequent_else_nearest": "both rules",
 }
 """The most frequent successor in train; the candidate nearest to the destination; that where train has no word."""
 _PLACES = {"acc": "all", "acc_decisions": "decisions", "acc_inner": "inner"}
