@@ -20,7 +20,7 @@ tests:
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow:
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m slow
 
 fix:
 	$(PYTHON) -m ruff format src tests benchmarks

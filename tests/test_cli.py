@@ -106,3 +106,9 @@ def test_tab_completes_verbs_groups_and_keys(tmp_path, line, offered):
     assert done.returncode == 0, done.stderr
     assert set(offered) <= set(done.stdout.split())
     assert "sweeper" not in done.stdout
+
+
+def test_a_quoted_folder_is_read_as_hydra_reads_it() -> None:
+    assert cli._unquoted("outputs/run") == "outputs/run"
+    assert cli._unquoted("'runs/a=1,b=[2]'") == "runs/a=1,b=[2]"
+    assert cli._unquoted(r"'it\'s here'") == "it's here"

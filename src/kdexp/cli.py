@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,14 +116,27 @@ def _with_saved_choices(arguments: list[str]) -> list[str]:
             from kdexp.saved import saved_choices
 
             try:
-                choices = saved_choices(Path(value))
+                choices = saved_choices(Path(_unquoted(value)))
             except KdexpError as error:
                 _stop(2, str(error))
             given = {other.partition("=")[0] for other in arguments}
             words = [f"{group}={name}" for group, name in choices.items() if group not in given]
-            folder = [f"hydra.run.dir={shlex.quote(value)}"] if key == "resume" else []
+            folder = [f"hydra.run.dir={value}"] if key == "resume" else []
             return [*words, *folder, *arguments]
     return arguments
+
+
+def _unquoted(value: str) -> str:
+    """A value as Hydra will read it, where it is in quotes: a folder's name may hold commas, brackets, equals signs."""
+    if value[:1] not in ("'", '"'):
+        return value
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return str(OverridesParser.create().parse_override(f"path={value}").value())
+    except HydraException:
+        return value
 
 
 def _run_hydra(verb: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,18 +22,21 @@ from sweeps.studies import SEARCH, assert_exact, load
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path_factory) -> Iterator[str | None]:
+def url(request) -> Iterator[str | None]:
     """The study's storage: None is the default, SQLite in its folder."""
     if request.param == "sqlite":
         yield None
         return
+    # Not in pytest's own folder: that is closed to other users, and the server runs as one where root runs the tests.
+    folder = Path(tempfile.mkdtemp(prefix="kdexp_postgres_"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pgserver
 
-        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+        server = pgserver.get_server(folder, cleanup_mode="stop")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
+    shutil.rmtree(folder)
 
 
 def n_trials(cwd: Path, url: str | None) -> int:
