@@ -1,4 +1,4 @@
-"""python -m benchmarks [startup] [teacher] [loop] [trajectories] [workers] [trial] [wandb] [--rounds N] [--smoke]"""
+"""python -m benchmarks [startup|teacher|loop|fused|trajectories|jets|workers|trial|wandb]... [--rounds N] [--smoke]"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.sweeps import Growth
 
 TRAINING, SWEEPS = ("teacher", "loop"), ("workers", "trial", "wandb")
-WHICH = ("startup", *TRAINING, "trajectories", *SWEEPS)
+WHICH = ("startup", *TRAINING, "fused", "trajectories", "jets", *SWEEPS)
 N_ROUNDS, N_ROUNDS_OF_WORKERS = 7, 3
 _WIDTH = 120
 
@@ -35,10 +35,22 @@ def main(words: Sequence[str] | None = None) -> None:
         console.print(_table("start-up: a process each, user and system time", startup_ratios(plan)))
     if set(TRAINING) & set(which):
         _training(which, plan, asked.smoke, console)
+    if "fused" in which:
+        from benchmarks.fused import SIZES, TEMPERATURE, fused_ratios
+
+        title = (
+            f"fused: CE + KL of random logits and its gradient, CPU, float32, batch {SIZES[0].batch}, T {TEMPERATURE:g}"
+        )
+        console.print(_table(title, fused_ratios(plan, asked.smoke)))
     if "trajectories" in which:
         from benchmarks.trajectories import trajectory_tables
 
         for title, figures in trajectory_tables(plan, asked.smoke):
+            console.print(_table(title, figures))
+    if "jets" in which:
+        from benchmarks.jets import jet_tables
+
+        for title, figures in jet_tables(plan, asked.smoke):
             console.print(_table(title, figures))
     if set(SWEEPS) & set(which):
         rounds_of_workers = plan.n_rounds if asked.smoke or asked.rounds else N_ROUNDS_OF_WORKERS

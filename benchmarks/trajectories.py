@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import torch
 from hydra._internal.execution_policy import execution_whitelist
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory import allocated
 from benchmarks.timing import Costs, Figure, Plan, interleaved
 from benchmarks.training import teacher_ratios
 from benchmarks.workload import Workload, composed
@@ -36,7 +36,6 @@ from kdexp.trust import execution_whitelist as trusted_names
 BATCH_SIZE = 64  # trips; an epoch of training and the attention alone are both measured at it
 WINDOW, TEMPERATURE, POSITIONS = 7, 2.0, "all"
 HEADS = 2
-_MB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ def _attention_ratios(plan: Plan, size: Size, head_width: int) -> list[Figure]:
         def run() -> Costs:
             started = time.process_time()
             step()
-            return {"step": time.process_time() - started, **_memory(step)}
+            return {"step": time.process_time() - started, **allocated(step)}
 
         return run
 
@@ -190,12 +189,3 @@ def plain_attention(
     weight_BHPP = score_BHPP.softmax(dim=-1)
     mixed_BHPC = weight_BHPP @ value_BHPC + torch.einsum("bhij,bijc->bhic", weight_BHPP, relative_value_BPPC)
     return layer.out(mixed_BHPC.transpose(1, 2).reshape(n, length, width))
-
-
-def _memory(step: Callable[[], None]) -> Costs:
-    """What a step allocates, in MB: the most that it holds at once, and its largest tensor."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = torch.tensor(changes).cumsum(0)
-    return {"peak": int(held.max()) / _MB, "largest": max(changes) / _MB}

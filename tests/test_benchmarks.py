@@ -19,6 +19,16 @@ RATIOS = (
     "live-teacher epoch / cached-teacher epoch",
     "Lightning fit / hand-written loop",
 )
+OF_FUSED = tuple(
+    name.format(classes)
+    for classes in ("5 classes", "32,000 classes")
+    for name in (
+        "time, {}: fused / plain",
+        "peak memory, {}: fused / plain",
+        "time of the plain form, {}, ms",
+        "peak memory of the plain form, {}, MB",
+    )
+)
 OF_TRAJECTORIES = (
     "cached-teacher epoch / student-only epoch",
     "the same, training steps alone",
@@ -64,6 +74,12 @@ def test_every_training_benchmark_runs_small_and_prints_its_ratios_and_what_they
     assert tuple(name for name, *_ in lines) == RATIOS
     assert all(float(value) > 0 for _, *values in lines for value in values)
     assert re.search(r"medpix, SYNTHETIC \(train \d+, val \d+\), \d+ steps", printed)
+
+
+def test_the_benchmark_of_the_fused_loss_runs_small_and_prints_its_figures(kdexp: CommandLine) -> None:
+    lines = _ROW.findall(smoke(kdexp, "fused"))
+    assert tuple(name for name, *_ in lines) == OF_FUSED
+    assert all(float(value) > 0 for _, *values in lines for value in values)
 
 
 def test_every_benchmark_of_trajectories_runs_small_and_prints_its_figures(kdexp: CommandLine) -> None:

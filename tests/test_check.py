@@ -301,6 +301,17 @@ def test_all_mistakes_come_at_once(medpix: DictConfig) -> None:
     [
         ({}, ("schedule@distill.alpha=linear",), "schedule@distill.alpha: has no effect, kdexp.distill.objective."),
         ({}, ("+schedule@distill.beta=linear",), "schedule@distill.beta: has no effect"),
+        (
+            {"distill.weights.kl": 0.5},
+            ("schedule@distill.weights.kl=linear", "distill.weights.kl=0.5"),
+            "schedule@distill.weights.kl: a number for distill.weights.kl takes the place of the schedule; write "
+            "distill.weights.kl.start for it",
+        ),
+        (
+            {"optimizer.lr": 3},
+            ("schedule@optimizer.lr=cosine",),
+            "schedule@optimizer.lr: a number for optimizer.lr takes",
+        ),
         ("none", ("teacher.seed=3",), "teacher.seed: has no effect, distill=none uses no teacher"),
         ("none", ("teacher=rings",), "teacher: has no effect, distill=none uses no teacher"),
         ("none", ("student/fusion@teacher.model.fusion=gated",), "student/fusion@teacher.model.fusion: has no effect"),
@@ -356,6 +367,7 @@ def test_a_setting_without_effect_is_a_mistake(
         ({"trainer.strategy": "ddp"}, ("trainer.strategy=ddp",)),
         ({"distill.alpha": None, "distill.gamma": None}, ()),
         ({"optimizer.lr": 3}, ()),
+        ({"distill.temperature": 3}, ("schedule@distill.temperature=constant", "distill.temperature=3")),
         ({"trainer.devices": "auto"}, ()),
         ({"trainer.devices": [0, 1]}, ()),
         ({"trainer.limit_train_batches": 3}, ()),

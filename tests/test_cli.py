@@ -41,6 +41,19 @@ def test_a_search_is_a_multirun_and_a_look_is_not(words, passed):
     assert cli._with_multirun(words) == passed
 
 
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["hparams_search=[medpix_tpe,tune/loss]"], ["hydra.sweeper.study_name=medpix_tpe+loss"]),
+        (["hparams_search=[a, tune/loss, tune/fusion]"], ["hydra.sweeper.study_name=a+loss+fusion"]),
+        (["hparams_search=[a,tune/loss]", "hydra.sweeper.study_name=mine"], []),
+        (["hparams_search=a"], []),
+    ],
+)
+def test_a_search_put_together_is_a_study_of_its_own(words, added):
+    assert cli._with_study_name(words) == [*words, *added]
+
+
 def test_checking_a_search_starts_none(run_main, tmp_path):
     checked = run_main(tmp_path, "check", "hparams_search=smoke")
     assert checked.code == 0, checked.err

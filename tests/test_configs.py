@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from contracts.plugins import CONF, DATASETS, HOMES, checked, composed, model_cases, options, outside_trusted, plain
 from kdexp.building import build_objective, build_optimizer
@@ -18,9 +18,9 @@ from kdexp.distill.schedules import make_schedule
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = sorted({str(path.parent.relative_to(home)) for home in HOMES for path in home.rglob("*.yaml")} - {"."})
 MODELS = ("dataset", "teacher", "student")
-OWN_TESTS = {*MODELS, *(group for group in GROUPS if group.startswith("student/")), "schedule"}
+OWN_TESTS = {*MODELS, *(group for group in GROUPS if group.startswith(("student/", "dataset/"))), "schedule"}
 PLAIN_GROUPS = [group for group in GROUPS if group not in OWN_TESTS and not group.startswith("hydra/")]
-RECIPES = ("experiment", "hparams_search")
+RECIPES = ("experiment", "hparams_search", "hparams_search/tune")
 
 with outside_trusted():
     MODEL_CASES = model_cases()
@@ -41,10 +41,13 @@ def at(tree: Any, key: str) -> Any:
 def test_the_suite_sees_all_groups_and_options() -> None:
     assert {"train", "check", "data", "evaluate"} <= set(PRIMARIES)
     floors = {
-        "dataset": {"medpix", "rings"},
-        "teacher": {"base", "medpix", "rings"},
-        "student": {"medpix", "rings"},
-        "student/fusion": {"cross_attention", "gated"},
+        "dataset": {"medpix", "wound", "rings"},
+        "teacher": {"base", "medpix", "wound", "rings"},
+        "student": {"medpix", "wound", "rings"},
+        "student/vision": {"convolutional", "efficientnet_lite0", "hub"},
+        "student/text": {"hashed_transformer", "minilm", "hub"},
+        "dataset/text": {"words", "minilm", "hub"},
+        "student/fusion": {"cross_attention", "gated", "shomr", "simple"},
         "distill": {"ce_lambda_kl", "alpha_beta", "mix", "none"},
         "schedule": {"constant", "linear", "cosine", "exponential", "step"},
         "optimizer": {"adamw"},
@@ -82,9 +85,38 @@ def test_models_follow_the_data_set(name: str) -> None:
 def test_every_model_and_every_part_of_it_is_sound(case: Any) -> None:
     made = checked(f"dataset={case.dataset}", *case.words)
     assert at(made, case.node)["_target_"]
-    for word in case.words:
+    for word in case.words[:1]:  # the others say what it needs of the data
         key, _, option = word.partition("=")
         assert made["choices"][key] == option
+
+
+def parts_of_data_sets() -> list[tuple[str, str, str]]:
+    """(data set, group, option) of groups inside `dataset`, such as `dataset/view`."""
+    groups = [group for group in GROUPS if group.startswith("dataset/")]
+    found = {name: composed(f"dataset={name}").choices for name in DATASETS}
+    return [
+        (name, group, option)
+        for group in groups
+        for name in DATASETS
+        if group in found[name]
+        for option in options(group)
+    ]
+
+
+with outside_trusted():
+    PARTS_OF_DATA_SETS = parts_of_data_sets()
+
+
+@pytest.mark.parametrize(("name", "group", "option"), PARTS_OF_DATA_SETS)
+def test_every_part_of_a_data_set_is_sound(name: str, group: str, option: str) -> None:
+    made = checked(f"dataset={name}", f"{group}={option}")
+    assert made["choices"][group] == option
+
+
+def test_no_part_of_a_data_set_is_passed_over() -> None:
+    every = {(group, option) for group in GROUPS if group.startswith("dataset/") for option in options(group)}
+    assert every == {(group, option) for _, group, option in PARTS_OF_DATA_SETS}
+    assert ("dataset/view", "seed_wiring") in every
 
 
 def mounts() -> list[str]:
@@ -143,8 +175,11 @@ def test_the_data_verb_takes_every_data_set(name: str) -> None:
 
 def test_evaluate_and_check_compose() -> None:
     assert check_config(composed("run=somewhere", verb="evaluate"), EvaluateConfig)["split"] == "test"
-    # `check` takes what `train` takes, and holds it against the same.
-    assert check_config(composed(verb="check")) == check_config(composed())
+    # `check` takes what `train` takes, and holds it against the same; a switch of its own lists a search's trials.
+    cfg = composed(verb="check")
+    with open_dict(cfg):
+        assert cfg.pop("list_trials") is False
+    assert check_config(cfg) == check_config(composed())
 
 
 @pytest.mark.parametrize("primary", PRIMARIES)
@@ -157,7 +192,9 @@ def test_a_primary_config_leaves_no_folder_of_hydras_behind(primary: str) -> Non
 
 
 def recipes(homes: tuple[Path, ...], group: str) -> list[Path]:
-    return sorted(path for home in homes for path in (home / group).rglob("*.yaml"))
+    """Files that are run by name; those in `hparams_search/tune` are added to a search, and tested with the searches."""
+    found = [path for home in homes for path in (home / group).rglob("*.yaml")]
+    return sorted(path for path in found if path.parent.name != "tune")
 
 
 def assert_sound(recipe: Path, home: Path) -> None:
@@ -175,8 +212,9 @@ def test_every_committed_recipe_is_sound() -> None:
             assert_sound(recipe, CONF)
 
 
-def test_a_recipe_would_be_found_and_one_with_a_mistake_refused(tmp_path: Path) -> None:
-    """There may be no recipe yet; the test above must not pass because it looks at nothing."""
+def test_a_recipe_is_found_and_one_with_a_mistake_refused(tmp_path: Path) -> None:
+    named = {path.stem for group in RECIPES for path in recipes((CONF,), group)}
+    assert {"medpix_packaged", "medpix_packaged_finetuned", "medpix_hub", "medpix_trial_11", "medpix_tpe"} <= named
     folder = tmp_path / "experiment"
     folder.mkdir()
     head = "# @package _global_\n# python -m kdexp train experiment={name}\ndefaults:\n  - override /distill: mix\n"

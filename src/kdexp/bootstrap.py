@@ -6,7 +6,8 @@ drawn with replacement instead, and every metric is recomputed on each draw. One
 
 The rules: macro F1, precision and recall average over the classes that occur in truth or prediction, an undefined
 precision or recall of such a class counting 0; AUC is Mann-Whitney (ties count one half), one class against the rest,
-averaged over the classes that occur in the truth. A metric that is undefined on a split is left out.
+averaged over the classes that occur in the truth; background rejection is 1/FPR at the ROC vertex with the smallest FPR
+among those that keep enough signal. A metric that is undefined on a split is left out.
 
 Shape suffixes: N samples, G clusters, R resamples, C classes, P positions, T distinct scores, X columns.
 """
@@ -22,10 +23,11 @@ import numpy as np
 from kdexp.contracts import NUMBERS, TaskKind, TaskSpec
 from kdexp.errors import ConfigError, DataError
 from kdexp.predictions import Predictions, class_labels, position_values, task_arrays
+from kdexp.rejection import REJECTIONS, background_rejections
 
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "multiclass": ("acc", "f1", "prec", "rec", "auc"),
-    "binary": ("acc", "f1", "prec", "rec", "auc"),
+    "binary": ("acc", "f1", "prec", "rec", "auc", *REJECTIONS),
     "candidates": ("acc", "acc_decisions", "acc_inner"),
     "regression": ("mae", "rmse"),
     "duration": ("mape_log", "mape_sec"),
@@ -234,6 +236,8 @@ def _task_metrics(
     made = _label_metrics(*np.split(counts_RG @ sums_G, 3, axis=1))
     if "auc" in task.metrics:
         made["auc"] = _macro_auc(class_scores(logits), truth_M, counts_RG[:, cluster_N])
+    if set(REJECTIONS) & set(task.metrics):
+        made |= background_rejections(logits, truth_M == 1, counts_RG[:, cluster_N])
     return made
 
 

@@ -47,9 +47,12 @@ def open_dataset(node: Config, seed: int, report: ProgressReport | None = None) 
 
 
 def build_model(node: Config, dataset: Dataset, seed: int, key: str) -> nn.Module:
-    """A model with weights drawn from the seed. It is told of the data what its constructor asks for."""
+    """A model with weights drawn from the seed. It is told of the data what its constructor asks for; one under the key
+    `teacher` hears what the data set tells teachers, where that differs."""
     accepted = inspect.signature(locate(node["_target_"], f"{key}._target_")).parameters
-    told = {name: value for name, value in dataset.model_arguments().items() if name in accepted}
+    of_teacher = getattr(dataset, "teacher_arguments", None) if key.partition(".")[0] == "teacher" else None
+    arguments = (of_teacher or dataset.model_arguments)()
+    told = {name: value for name, value in arguments.items() if name in accepted}
     given = {name: value for name, value in node.items() if name not in told}
     overridden = [f"{key}.{name}: is told by the data set; take it out" for name in node if name in told]
     if overridden:

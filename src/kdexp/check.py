@@ -279,6 +279,23 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def _replaced_schedules(plain: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    """Moving schedules of the command line in whose place a number stands."""
+    for word in overrides:
+        group, _, option = word.lstrip("+~").partition("=")
+        knob = group.removeprefix("schedule@")
+        if knob != group and option not in ("", "constant", "null") and isinstance(_at(plain, knob), (int, float)):
+            yield f"{group}: a number for {knob} takes the place of the schedule; write {knob}.start for it"
+
+
+def _at(plain: Mapping[str, Any], key: str) -> Any:
+    """What a full key names; None where there is nothing."""
+    value: Any = plain
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
     """Settings of the command line that nothing will read, given the others."""
     keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
@@ -286,9 +303,10 @@ def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Itera
     trainer = plain["trainer"]
     for key in keys:
         if key.startswith("schedule@distill."):
-            knob = key.removeprefix("schedule@distill.").split(".")[0]
-            if preset.get(knob) is None:
+            knob = key.removeprefix("schedule@distill.")
+            if _at(preset, knob) is None:
                 yield f"{key}: has no effect, {preset['_target_']} has no {knob}"
+    yield from _replaced_schedules(plain, overrides)
     if preset["_target_"].endswith(".none") and not plain["with_no_kd"]:
         idle = [key for key in keys if (key.partition("@")[2] or key).startswith("teacher")]
         yield from (f"{key}: has no effect, distill=none uses no teacher" for key in idle)

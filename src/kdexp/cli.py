@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ VERBS = {
     "data": "look at, make or get a data set: action=inspect | generate | fetch",
     "check": "list every mistake in a training configuration, run nothing",
     "confirm": "is a study's winner really better than no distillation? study=NAME",
+    "report": "finished runs compared: runs=GLOB, or a study's trials: study=NAME",
     "dashboard": "a study in the browser, or its W&B workspace: study=NAME target=optuna | wandb",
 }
 _OPTIONS_WITH_VALUE = {
@@ -45,12 +46,21 @@ def main() -> None:
         rest = _with_saved_choices(rest)
     if verb == "confirm":
         rest = [_with_quoted_overrides(word) for word in rest]
-    sys.argv = [sys.argv[0], *_with_multirun(rest, verb)]
+    if verb == "report":
+        rest = _with_runs(rest)
+    sys.argv = [sys.argv[0], *_with_study_name(_with_multirun(rest, verb))]
     _run_hydra(verb)
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The first bare word and everything else; options keep their values."""
+    for position in _bare_words(arguments):
+        return arguments[position], [*arguments[:position], *arguments[position + 1 :]]
+    return None, list(arguments)
+
+
+def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
+    """Where the words stand that are no options, no values of options and no overrides."""
     skip = False
     for position, word in enumerate(arguments):
         if skip:
@@ -58,8 +68,7 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         elif word in _OPTIONS_WITH_VALUE:
             skip = True
         elif "=" not in word and not word.startswith(("-", "+", "~")):
-            return word, [*arguments[:position], *arguments[position + 1 :]]
-    return None, list(arguments)
+            yield position
 
 
 def help_text() -> str:
@@ -100,11 +109,39 @@ def _with_multirun(arguments: list[str], verb: str = "train") -> list[str]:
     return [*arguments, "--multirun"] if is_new else arguments
 
 
+def _with_study_name(arguments: list[str]) -> list[str]:
+    """A search put together, `hparams_search=[medpix_tpe,tune/loss]`, is a study of its own: `medpix_tpe+loss`."""
+    if any(word.startswith("hydra.sweeper.study_name=") for word in arguments):
+        return arguments
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key == "hparams_search" and value.startswith("["):
+            name = "+".join(part.strip().rpartition("/")[2] for part in value.strip("[]").split(","))
+            return [*arguments, f"hydra.sweeper.study_name={name}"]
+    return arguments
+
+
 def _with_quoted_overrides(word: str) -> str:
     """`overrides=[trainer.max_epochs=25]` for Hydra, whose grammar wants quotes around an item with an equals sign."""
     if word.partition("=")[0] not in ("overrides", "contenders") or set(word) & set("'\""):
         return word
     return re.sub(r"(?<=[\[,])\s*([^\[\]{},=]+=[^\[\]{},]*)", r"'\1'", word)
+
+
+def _with_runs(arguments: list[str]) -> list[str]:
+    """For `report`: one `runs=` with all folders and globs, quoted for Hydra, whatever the shell made of them.
+
+    `runs=out/*` in quotes, `runs=out/{a,b}` (two words by then) and bare folders (`out/*` spelt out) come to the same.
+    """
+    bare = set(_bare_words(arguments))
+    is_run = [n in bare or word.startswith("runs=") for n, word in enumerate(arguments)]
+    items = [word.removeprefix("runs=") for word, mine in zip(arguments, is_run, strict=True) if mine]
+    rest = [word for word, mine in zip(arguments, is_run, strict=True) if not mine]
+    if not items:
+        return rest
+    if len(items) == 1 and (items[0] in ("", "null") or items[0].startswith(("[", "'", '"'))):
+        return [*rest, f"runs={items[0]}"]
+    return [*rest, f"runs=[{','.join(_quoted(_unquoted(item)) for item in items)}]"]
 
 
 def _with_saved_choices(arguments: list[str]) -> list[str]:
@@ -124,6 +161,11 @@ def _with_saved_choices(arguments: list[str]) -> list[str]:
             folder = [f"hydra.run.dir={value}"] if key == "resume" else []
             return [*words, *folder, *arguments]
     return arguments
+
+
+def _quoted(value: str) -> str:
+    """A value in quotes for Hydra, to which a backslash is one unless a quote follows."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
 
 
 def _unquoted(value: str) -> str:

@@ -28,6 +28,9 @@ DistillNode = Annotated[dict[str, Any], NodeKind(returns="Objective")]
 
 Seed = Annotated[int, Ge(0)]
 
+STUDENT_FACTS = ("parameters", "bytes", "latency_ms_per_sample", "latency_batch_size")
+"""What a run records of its student's size and speed; `objective` names them as `student/...`."""
+
 
 @dataclass(kw_only=True)
 class DataConfig:
@@ -144,5 +147,18 @@ class ConfirmConfig:
     teacher_seeds: Literal["fixed", "fresh"]
     n_workers: Annotated[int, Ge(1)]
     margin: Annotated[float, Gt(0)]
+    interval: IntervalConfig
+    paths: PathsConfig
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    runs: Annotated[str, Len(1)] | Annotated[list[str], Len(1)] | None
+    study: Annotated[str, Len(1)] | None
+    reference: str | None
+    split: Literal["val", "test"] | None
+    top: Annotated[int, Ge(1)]
+    name: Annotated[str, Len(1)] | None
+    eval_batch_size: Annotated[int, Ge(1)]
     interval: IntervalConfig
     paths: PathsConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TaskKind = Literal["multiclass", "binary", "candidates", "regression", "duration"]
 NUMBERS: tuple[TaskKind, ...] = ("regression", "duration")
@@ -110,16 +110,30 @@ class LossTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a distillation loss is, so that the contract suite knows which checks it must pass."""
+    """What a distillation loss is, so that the objective feeds it and the contract suite knows which checks it must
+    pass."""
 
     divergence: bool
+    """Zero, with no gradient, where student and teacher agree."""
     uses_temperature: bool
     relational: bool = False
+    """It compares samples of a batch: a sample's number is its share, and only their mean means anything."""
+    uses_labels: bool = False
+    """It takes `targets` as well."""
+    features: Literal["vectors", "maps"] | None = None
+    """The form of the paired features that it reads, (B, d) or (B, C, H, W); None: it reads the tasks' logits."""
+    projected: bool = False
+    """A trained Linear brings the two features of a pair to one width first."""
+    kinds: tuple[TaskKind, ...] = ("multiclass", "binary", "candidates")
+    """The kinds of task whose logits it can read; it refuses the others with a ConfigError, but passes over numbers."""
 
 
 class Loss(Protocol):
-    """(student, signal) -> one float32 number per sample (B,), summed over the tasks that the signal is about, T²
-    included where `scale_tau2`."""
+    """(student, signal) -> one float32 number per sample (B,), T² included where `scale_tau2`.
+
+    One on logits is summed over the tasks that the signal is about. One on features finds the two of each pair under
+    one name in `student.features` and `signal.features`, the teacher's detached; no other feature is there.
+    """
 
     traits: Traits
 
@@ -131,6 +145,7 @@ class Loss(Protocol):
         tasks: tuple[TaskSpec, ...],
         temperature: float,
         scale_tau2: bool,
+        **more: Any,
     ) -> Tensor: ...
 
 
@@ -165,8 +180,9 @@ class Dataset(Protocol):
     """A data set with its splits. The constructor takes plain settings and does no work; `setup` reads the files.
 
     Where labels are scarce, a class may also have `teacher_split()`: the samples that a teacher is trained on, `train`
-    and more. `trivial_rules(split)` may name rules that need no model, with their metrics (`task/metric` and `score`):
-    what a student has to beat.
+    and more. Where the teacher's view of the samples has another shape, `teacher_arguments()` tells a teacher what
+    `model_arguments` tells a student. `trivial_rules(split)` may name rules that need no model, with their metrics
+    (`task/metric` and `score`): what a student has to beat.
     """
 
     name: str
@@ -217,11 +233,26 @@ class Model(Protocol):
     A teacher's class may also have `answers`, the names of the tasks that it gives, where it does not give all;
     `own_loss`, the name of the part of its `aux` that it is trained on instead of the labels; and `read_with(...)`,
     which takes `teacher.signal` and sets how its outputs are read, not what it learns.
+
+    A model with parts that are never trained may have `frozen_parts()`, a dict of `FrozenPart` by the name of an input:
+    where that input is given, the model takes it in place of what the part reads. What these parts give is then
+    computed once and kept on disk, and the parts' weights stay out of the state dict.
     """
 
     version: int
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> StudentOutput: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPart:
+    """A part of a model that is never trained, so that what it gives is a constant of the data: `module` takes the
+    inputs named in `reads`, in this order, and returns one row per sample. `fingerprint` names its weights and how it
+    uses them."""
+
+    module: nn.Module
+    reads: tuple[str, ...]
+    fingerprint: str
 
 
 class Trial(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from kdexp import provenance
 from kdexp.building import build_objective, device_of, open_dataset
-from kdexp.contracts import SPLITS, Trial
+from kdexp.config import STUDENT_FACTS
+from kdexp.connecting import connect
+from kdexp.contracts import SPLITS, Dataset, Trial
 from kdexp.display import Display
 from kdexp.distill.objective import Objective, none
 from kdexp.errors import ConfigError, RunFailed
@@ -29,10 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What was typed, and the folder to work in."""
+    """What was typed, the folder to work in, and the name of a run that a search named beforehand."""
 
     folder: Path
     words: tuple[str, ...] = ()
+    name: str | None = None
 
 
 def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | None:
@@ -48,6 +51,7 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
     objective = build_objective(cfg["distill"])
     with Display(visible=is_main and trial is None) as display:
         dataset = open_dataset(cfg["dataset"], cfg["data"]["seed"], display.report)
+        _check_objective(cfg["objective"], dataset)
         bench = Bench(cfg=cfg, dataset=dataset, display=display, device=device_of(cfg["trainer"]), is_main=is_main)
         if not is_main:
             _train_all(bench, folder, objective, trial)
@@ -63,13 +67,24 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
             return record
 
 
+def _check_objective(names: str | list[str], dataset: Dataset) -> None:
+    """Raises ConfigError for a name that no run on this data can measure, before anything is trained. A metric that
+    turns out to be undefined (AUC of one class) is found when it is looked up."""
+    metrics = [f"val/{task.name}/{metric}" for task in dataset.tasks for metric in task.metrics]
+    _refuse_unknown(names, [*metrics, "val/score", *(f"student/{name}" for name in STUDENT_FACTS)])
+
+
+def _refuse_unknown(names: str | list[str], there: Collection[str]) -> None:
+    unknown = [name for name in ([names] if isinstance(names, str) else names) if name not in there]
+    if unknown:
+        raise ConfigError(f"objective: there is no {', '.join(unknown)}; there are: {', '.join(there)}")
+
+
 def _objective(names: str | list[str], facts: Record) -> dict[str, Any]:
     """What the run returns, by name. Raises ConfigError for a name that it does not have."""
     there = {f"val/{name}": value for name, value in facts["metrics"]["val"]["best"].items()}
     there |= {f"student/{name}": float(value) for name, value in facts["models"]["student"].items()}
-    unknown = [name for name in ([names] if isinstance(names, str) else names) if name not in there]
-    if unknown:
-        raise ConfigError(f"objective: there is no {', '.join(unknown)}; there are: {', '.join(there)}")
+    _refuse_unknown(names, there)
     return {"name": names, "value": there[names] if isinstance(names, str) else [there[name] for name in names]}
 
 
@@ -91,12 +106,14 @@ def _train_all(bench: Bench, folder: RunFolder, objective: Objective, trial: Tri
     teacher_facts, source = None, None
     if objective.needs_teacher:
         started = time.perf_counter()
-        teacher, teacher_facts = prepare_teacher(bench)
+        teacher, teacher_facts = prepare_teacher(bench, objective)
         durations["teacher"] = time.perf_counter() - started
         started = time.perf_counter()
         source, cached = signal_source(bench, teacher, teacher_facts, objective)
         durations["teacher_outputs"] = time.perf_counter() - started
         teacher_facts |= cached
+    else:
+        connect(objective, cfg, bench.dataset, None, is_main=bench.is_main)
     student = train_student(bench, folder, objective, source, trial)
     no_kd = None
     if cfg["with_no_kd"]:
@@ -123,6 +140,7 @@ def _record(bench: Bench, command: Command, started: datetime, facts: Record) ->
         "schema": RECORD_SCHEMA,
         "status": facts.pop("status"),
         "verb": "train",
+        "name": command.name,
         "command": provenance.command_line(command.words),
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from kdexp.contracts import Dataset, Split, SplitName
 from kdexp.display import Stage
 from kdexp.predictions import Predictions
 from kdexp.records import RunFolder
+from kdexp.training.features import FeatureStore
 from kdexp.training.fit import SplitOutputs, predict
 from kdexp.training.metrics import split_metrics
 from kdexp.training.teacher import answered
@@ -29,6 +30,7 @@ def measure(
     batch_size: int,
     device: torch.device,
     interval: Mapping[str, Any],
+    features: FeatureStore,
     stage: Stage | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
     """Metrics and intervals by split, of the tasks that the model gives; the predictions that they were computed from
@@ -41,7 +43,8 @@ def measure(
     intervals: dict[str, dict[str, Any]] = {}
     for name in splits:
         split = dataset.split(name)
-        outputs = predict(model, split, tasks, batch_size=batch_size, view=view, device=device)
+        seen = features.split(model, split, view)
+        outputs = predict(model, seen, tasks, batch_size=batch_size, view=view, device=device)
         predictions = as_predictions(outputs, split)
         predictions.save(folder.predictions(name))
         metrics[name] = split_metrics(tasks, score, outputs.logits, outputs.targets, outputs.masks)

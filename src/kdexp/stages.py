@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,15 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from kdexp.building import apply_signal, build_logger, build_model, build_optimizer, check_signal, model_size
+from kdexp.connecting import connect
 from kdexp.contracts import NUMBERS, Dataset, Split, SplitName, Trial
 from kdexp.display import Display
-from kdexp.distill.losses.kl import distillable
-from kdexp.distill.losses.positions import check_task
 from kdexp.distill.objective import Objective, none, own_loss
 from kdexp.errors import CacheError
 from kdexp.measuring import measure
 from kdexp.records import RunFolder, fingerprint
 from kdexp.training.cache import CacheKey, Features, Values, obtain_cache, teacher_outputs
+from kdexp.training.features import FeatureStore
 from kdexp.training.fit import FitResult, fit, latency_ms, load_checkpoint, model_state
 from kdexp.training.loggers import close_logger
 from kdexp.training.module import DistillationModule
@@ -45,6 +46,14 @@ class Bench:
     device: torch.device
     is_main: bool
 
+    @cached_property
+    def features(self) -> FeatureStore:
+        """What frozen parts of the models give."""
+        root = Path(self.cfg["paths"]["output_root"]) / "features"
+        return FeatureStore(
+            root, deterministic=self.dataset.deterministic, device=self.device, stage=self.display.stage
+        )
+
     def measure(
         self, model: nn.Module, splits: Sequence[SplitName], folder: RunFolder, view: str
     ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
@@ -59,6 +68,7 @@ class Bench:
             batch_size=self.cfg["data"]["eval_batch_size"],
             device=self.device,
             interval=self.cfg["interval"],
+            features=self.features,
             stage=stage,
         )
 
@@ -68,7 +78,7 @@ class Bench:
         return {**model_size(model), "latency_ms_per_sample": latency, "latency_batch_size": batch_size}
 
 
-def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
+def prepare_teacher(bench: Bench, objective: Objective) -> tuple[nn.Module, Record]:
     """The teacher from the store, trained first where it is not there, and set to be read as `teacher.signal` says.
 
     What the store holds does not depend on `teacher.signal`: its metrics are those of the reading it is built with.
@@ -78,7 +88,7 @@ def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
     signal = teacher.get("signal") or {}
     model = build_model(teacher["model"], dataset, teacher["seed"], "teacher.model")
     check_signal(model, signal)
-    _check_positions(bench, model)
+    connect(objective, cfg, dataset, model, is_main=bench.is_main)
     given = Path(teacher["checkpoint"]) if teacher["checkpoint"] else None
     adopted = load_weights(model, given, dataset.tasks, "teacher.checkpoint") if given else None
     store = TeacherStore(Path(cfg["paths"]["output_root"]) / "teachers" / _teacher_key(bench, model, adopted))
@@ -112,16 +122,6 @@ def prepare_teacher(bench: Bench) -> tuple[nn.Module, Record]:
     return model, {**facts, "signal": dict(signal), "folder": str(store.path), "reused": reused}
 
 
-def _check_positions(bench: Bench, model: nn.Module) -> None:
-    """Stops before a teacher is trained for a KL that could not use it."""
-    dataset, positions = bench.dataset, bench.cfg["distill"].get("positions")
-    if positions is None:
-        return
-    targets = dataset.split("train").fetch(torch.arange(1)).targets
-    for task in distillable(answered(model, dataset.tasks, dataset.score)[0], targets):
-        check_task(positions, task, has_positions=targets[task.name].ndim == 2)
-
-
 def _teacher_key(bench: Bench, model: nn.Module, adopted: str | None) -> str:
     """All that a trained teacher depends on."""
     cfg, teacher = bench.cfg, bench.cfg["teacher"]
@@ -131,8 +131,9 @@ def _teacher_key(bench: Bench, model: nn.Module, adopted: str | None) -> str:
             k: v for k, v in cfg["trainer"].items() if k not in ("accelerator", "devices", "strategy", "max_epochs")
         }
         training = [teacher["seed"], teacher["max_epochs"], teacher["optimizer"], cfg["data"]["batch_size"], trainer]
-    version = model.version
-    return fingerprint(teacher["model"], version, bench.dataset.fingerprint, adopted, training)
+    frozen = {name: part.fingerprint for name, part in getattr(model, "frozen_parts", dict)().items()}
+    facts = [teacher["model"], model.version, bench.dataset.fingerprint, adopted, training]
+    return fingerprint(*facts, *([frozen] if frozen else []))
 
 
 def signal_source(
@@ -161,7 +162,7 @@ def signal_source(
         tasks, _ = answered(model, dataset.tasks, dataset.score)
         return teacher_outputs(
             model,
-            split,
+            bench.features.split(model, split, "teacher"),
             [task for task in tasks if task.kind not in NUMBERS],
             features=names,
             batch_size=size,
@@ -259,10 +260,15 @@ def _fit(
         teacher=source,
         view=view,
     )
+    train, val = (
+        bench.features.split(model, split, view) for split in (_train_split(dataset, view), dataset.split("val"))
+    )
+    if isinstance(source, LiveTeacher):
+        train = bench.features.split(source.model, train, "teacher")
     return fit(
         module,
-        train=_train_split(dataset, view),
-        val=dataset.split("val"),
+        train=train,
+        val=val,
         folder=folder,
         trainer_options={**cfg["trainer"], "max_epochs": epochs},
         batch_size=cfg["data"]["batch_size"],

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,11 @@ def check(cfg: DictConfig) -> Any:
 def confirm(cfg: DictConfig) -> Any:
     """A study's winners against no distillation, on fresh seeds."""
     return _answer_errors(_confirm, cfg)
+
+
+def report(cfg: DictConfig) -> Any:
+    """Finished runs, or a study's trials, compared."""
+    return _answer_errors(_report, cfg)
 
 
 def dashboard(cfg: DictConfig) -> Any:
@@ -111,8 +116,8 @@ def _train(cfg: DictConfig) -> Any:
     trial = _trial(cfg)
     from kdexp.experiment import Command, run
 
-    words = tuple(sys.argv[1:]) if trial is None else trial.command
-    record = run(plain, Command(folder=_output_dir(), words=words), trial)
+    words, name = (tuple(sys.argv[1:]), None) if trial is None else (trial.command, trial.name)
+    record = run(plain, Command(folder=_output_dir(), words=words, name=name), trial)
     if record is None:  # a helper process of a distributed run
         return 0.0
     if trial is None:
@@ -174,8 +179,34 @@ def _data(cfg: DictConfig) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    _checked(cfg)
-    log.info("the configuration is sound")
+    names_wanted = _taken_out(cfg, "list_trials")
+    plain = _checked(cfg)
+    if names_wanted:
+        sys.stdout.write("".join(f"{name}\n" for name in _named_trials(plain)))
+    else:
+        log.info("the configuration is sound")
+
+
+def _taken_out(cfg: DictConfig, key: str) -> bool:
+    """A switch of the verb alone, which is no part of a training configuration."""
+    from omegaconf import open_dict
+
+    with open_dict(cfg):
+        value = cfg.pop(key)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}: must be true or false, got {value!r}")
+    return value
+
+
+def _named_trials(plain: Mapping[str, Any]) -> list[str]:
+    """The names of the trials that the chosen search would put in line."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdexp.sweeps.enqueue import trial_names
+
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
+    return trial_names(hydra.sweeper, words, Path(plain["paths"]["output_root"]) / "studies")
 
 
 def _confirm(cfg: DictConfig) -> None:
@@ -186,6 +217,16 @@ def _confirm(cfg: DictConfig) -> None:
     from kdexp.confirm.loop import confirm as run_confirmation
 
     run_confirmation(plain, sys.argv[1:])
+
+
+def _report(cfg: DictConfig) -> None:
+    from kdexp.check import check_config
+    from kdexp.config import ReportConfig
+
+    plain = check_config(cfg, ReportConfig)
+    from kdexp.reporting import report as compare
+
+    compare(plain, sys.argv[1:])
 
 
 def _dashboard(cfg: DictConfig) -> None:
@@ -205,6 +246,7 @@ def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
     with open_dict(cfg):
         cfg.pop("hydra", None)
+        cfg.pop("list_trials", None)  # see _check
     try:
         check_config(cfg, overrides=overrides)
     except ConfigError as error:

@@ -22,11 +22,31 @@ from kdexp.contracts import SPLITS, Batch, Dataset, Split
 CHANGES = {
     "medpix": [
         "dataset.image_size=32",
+        "dataset.colour=true",
         "dataset.text.length=20",
         "dataset.text.mask_modality_words=true",
         "dataset.generator.noise=0.3",
     ],
+    "wound": [
+        "dataset.image_size=32",
+        "dataset.colour=false",
+        "dataset.text.length=20",
+        "dataset.generator.noise=0.3",
+    ],
     "rings": ["dataset.n=90", "dataset.noise=0.3"],
+    "toptagging": [
+        "dataset/view=hlt_harsh",
+        "dataset/view=hlt_none",
+        "dataset/view=seed_wiring",
+        "dataset.view.loss=0.1",
+        "dataset.max_constituents=20",
+        "dataset.max_jets=200",
+        "dataset.split=modulo",
+        "dataset.statistics=own",
+        "dataset.generator.n_per_class=120",
+        "dataset.generator.least_angle=0.02",
+        "dataset.generator.pt_mode=skewed",
+    ],
     "city": [
         "dataset.grid.size_degrees=0.002",
         "dataset.grid.downsample=2",

@@ -165,9 +165,13 @@ def test_another_word_is_refused_with_the_forms(preset: Any, settings: dict[str,
 
 def test_every_preset_with_a_kl_has_the_key_and_uses_it() -> None:
     conf = Path(__file__).parents[2] / "conf" / "distill"
-    found = {path.stem: OmegaConf.load(path).get("positions") for path in conf.glob("*.yaml")}
-    assert found.pop("none") is None
-    assert len(found) >= 3 and set(found.values()) == {"decisions"}
+    loaded = {path.stem: OmegaConf.load(path) for path in conf.glob("*.yaml")}
+    with_kl = {"ce_lambda_kl", "alpha_beta", "mix"} | {
+        name for name, preset in loaded.items() if preset.weights is not None and preset.weights.kl is not None
+    }
+    assert len(with_kl) >= 5
+    found = {name: preset.get("positions") for name, preset in loaded.items()}
+    assert found == {name: "decisions" if name in with_kl else None for name in loaded}
     for preset, settings in (
         (ce_lambda_kl, {"weights": {"ce": 1.0, "kl": 1.0}}),
         (alpha_beta, {"alpha": 1.0, "beta": 1.0}),

@@ -14,7 +14,11 @@ from support import CommandLine
 
 EPOCHS = "trainer.max_epochs=12"
 MOVING = ("schedule@optimizer.lr=cosine", "optimizer.lr.end=1e-4", "optimizer.lr.per=step")
-COMMON = ("train", EPOCHS, *MOVING, "figures=false", "with_no_kd=true", "teacher.max_epochs=3")
+ANNEALED = (
+    "distill=mix", "schedule@distill.temperature=linear", "distill.temperature.start=10", "distill.temperature.end=1",
+    "schedule@distill.alpha=linear", "distill.alpha.start=0.9", "distill.alpha.end=0.3",
+)  # fmt: skip
+COMMON = ("train", EPOCHS, *MOVING, *ANNEALED, "figures=false", "with_no_kd=true", "teacher.max_epochs=3")
 
 
 def rows(folder: Path) -> list[dict]:
@@ -64,6 +68,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(kdexp, whole, how):
     assert resumed.code == 0, resumed.err
     assert_same_run(whole, stopped)
     assert rows(whole / "no_kd") == rows(stopped / "no_kd")
+    # The rows that are the same are those of the schedules.
+    assert [row["temperature"] for row in rows(stopped)] == pytest.approx([10 - 9 * e / 11 for e in range(12)])
+    assert [row["weight/kl"] for row in rows(stopped)] == pytest.approx([0.9 - 0.6 * e / 11 for e in range(12)])
 
 
 def test_a_teacher_that_is_killed_goes_on_where_it_stood(kdexp, whole):

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kdexp.errors import ConfigError, StudyError
-from kdexp.sweeps.enqueue import Queued, queued_trials
+from kdexp.sweeps.enqueue import Queued, n_listed, queued_trials
 from kdexp.sweeps.space import Space
 
 PARAMS = {"lr": "tag(log, interval(1e-4, 1e-1))", "kind": "choice('a b', c)", "width": "int(interval(8, 64))"}
@@ -57,6 +57,19 @@ def test_a_list_of_named_runs_comes_as_the_study_holds_it(space: Space, tmp_path
     ]
 
 
+def test_a_text_names_a_run_in_each_line(space: Space, tmp_path: Path) -> None:
+    text = """
+    run_a  lr=1e-2 width=16
+
+    run_b  kind=c depth=2
+    """
+    assert queued_trials(text, space, tmp_path) == [
+        Queued("run_a", {"lr": 0.01, "width": 16}),
+        Queued("run_b", {"kind": "c", "depth": 2}),
+    ]
+    assert [n_listed(setting) for setting in (text, [{}, {}, {}], {"study": "x"}, None)] == [2, 3, 0, 0]
+
+
 def test_queued_trials_run_as_they_were_named_and_the_rest_is_drawn(space: Space, tmp_path: Path) -> None:
     queue = queued_trials([{"name": "run_a", "params": {"kind": "c", "width": 16}}], space, tmp_path)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
@@ -88,7 +101,15 @@ BAD = [
     ([{"name": "x", "params": {}, "seed": 3}], "hydra.sweeper.enqueue[0]: expected name and params, got"),
     ([{"name": " ", "params": {}}], "hydra.sweeper.enqueue[0].name: must be a text, got ' '"),
     (["x"], "hydra.sweeper.enqueue[0]: expected name and params, got 'x'"),
-    ("x", "hydra.sweeper.enqueue: expected a list of {name: run_a, params: {...}}, or {study: NAME, top: 3}, got 'x'"),
+    (
+        3,
+        "hydra.sweeper.enqueue: expected a list of {name: run_a, params: {...}}, a text with a line `run_a key=value ",
+    ),
+    ("x", "hydra.sweeper.enqueue: expected a list of"),
+    ("x lr", "hydra.sweeper.enqueue.x: expected key=value, got 'lr'"),
+    ("x lr=[0.01", "hydra.sweeper.enqueue.x: expected key=value, got 'lr=[0.01'"),
+    ("x lr=0.01 lr=0.02", "hydra.sweeper.enqueue.x: names lr twice"),
+    ("x lr=0.01 depth=1 kind=d", "hydra.sweeper.enqueue.x.kind: 'd' is not in choice(a b, c)"),
     ({"study": "x", "best": 3}, "hydra.sweeper.enqueue: expected a list"),
     ({"study": "../x"}, "hydra.sweeper.enqueue: expected a list"),
     ({"top": 3}, "hydra.sweeper.enqueue: expected a list"),

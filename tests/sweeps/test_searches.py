@@ -48,7 +48,7 @@ def test_the_searches_are_there() -> None:
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_is_sound_in_every_value(name: str) -> None:
     found = search(name)
-    assert found.space.distributions.keys() == found.sweeper["params"].keys()
+    assert found.space.distributions.keys() == found.sweeper["params"].keys() - set(found.sweeper["without"] or ())
     assert found.sweeper["study_name"] == name and found.sweeper["direction"] == "maximize"
     assert "mode" not in OmegaConf.load(CONF / "hparams_search" / f"{name}.yaml").get("hydra", {})
     check_sampler(found.sweeper["sampler"], found.space, has_enqueue=bool(found.sweeper["enqueue"]))
@@ -70,8 +70,9 @@ def test_medpix_tpe_is_the_study() -> None:
     pruner = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5, "n_warmup_steps": 2}
     assert found.sweeper["pruner"] | pruner == found.sweeper["pruner"]
     space = found.space.distributions
-    # Thirteen in the study, less the two dead numbers of layers and the weight of a part that no preset has.
-    assert len(space) == 10 and not any("layers" in name for name in space)
+    # Thirteen in the study, less the two dead numbers of layers.
+    assert len(space) == 11 and not any("layers" in name for name in space)
+    assert space["distill.weights.feature_mse"] == FloatDistribution(50.0, 200.0)
     assert space["distill.weights.kl"] == FloatDistribution(0.5, 2.0)
     assert space["distill.temperature"] == FloatDistribution(2.0, 6.0)
     assert space["student.dropout"] == space["teacher.model.dropout"] == FloatDistribution(0.05, 0.3)
@@ -81,10 +82,11 @@ def test_medpix_tpe_is_the_study() -> None:
         assert heads == (4, 8) and all(width % most == 0 for width in widths for most in heads)
 
 
-def test_medpix_wide_draws_heads_only_beside_cross_attention() -> None:
+def test_medpix_wide_draws_the_numbers_of_a_fusion_only_beside_it() -> None:
     space = search("medpix_wide").space
     bound = set(space.distributions) - set(space.unconditional)
-    assert bound == {f"{side}.fusion.{part}" for side in ("student", "teacher.model") for part in ("heads", "dropout")}
+    parts = ("heads", "layers", "hidden_mult", "p_img", "p_txt")
+    assert bound == {f"{side}.fusion.{part}" for side in ("student", "teacher.model") for part in parts}
     gated = {"student/fusion": "gated", "student/fusion@teacher.model.fusion": "gated"}
     assert not bound & set(space.example(gated))
     for side in ("student", "teacher.model"):
@@ -154,3 +156,17 @@ def test_a_parameter_can_be_fixed_or_narrowed_on_the_command_line() -> None:
     assert set(fixed.space.distributions) == {"optimizer.lr", "distill.weights.kl", "distill.temperature"}
     narrow = search("smoke", "distill.temperature=3")
     assert "distill.temperature" not in narrow.space.distributions and len(narrow.space.distributions) == 4
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "hparams_search" / "tune").glob("*.yaml")))
+@pytest.mark.parametrize("name", ["medpix_tpe", "wound_tpe"])
+def test_a_search_takes_each_option_file(name: str, option: str) -> None:
+    found, alone = search(f"[{name},tune/{option}]"), search(name)
+    assert len(found.space.distributions) > len(alone.space.distributions)
+    study = optuna.create_study()
+    study.sampler = make_sampler(found.sweeper["sampler"], slot=0, space=found.space)
+    words = f"hparams_search=[{name},tune/{option}]"
+    with swept(words) as (config, context):
+        for _ in range(3):  # whatever is drawn composes
+            values = found.space.suggest(study.ask())
+            assert context.config_loader.load_sweep_config(config, found.space.overrides(values))

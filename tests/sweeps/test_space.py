@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import optuna
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from contracts.plugins import outside_trusted
@@ -16,6 +18,7 @@ from kdexp.errors import ConfigError
 from kdexp.sweeps import space as space_module
 from kdexp.sweeps.grammar import describe_distribution, plain_value, written
 from kdexp.sweeps.space import Space, differences, fixed_differences
+from kdexp.sweeps.vetting import Jobs
 from sweeps.helpers import refused, swept, vetted
 
 FUSION, HEADS = "student/fusion", "student.fusion.heads"
@@ -108,6 +111,8 @@ def test_all_words_that_mean_nothing_are_named_at_once() -> None:
         "it's",
         "",
         "back\\slash",
+        "it's a back\\slash",
+        "quote\\' and end\\",
         "x=1",
         "[1,2]",
         " lead",
@@ -319,7 +324,7 @@ def test_every_mistake_of_a_space_is_found_before_the_first_trial() -> None:
         "hydra.sweeper.params.optimizer.lr: a range has no log scale",
         "hydra.sweeper.params.student.widht: no run takes student.widht=64: Could not override 'student.widht'. Key "
         "'widht' is not in struct. Did you mean: 'width'?",
-        f"hydra.sweeper.params.{FUSION}: gatd: there is no such option; there are: cross_attention, gated",
+        f"hydra.sweeper.params.{FUSION}: gatd: there is no such option; there are: concat_mlp, cross_attention, ",
         "hydra.sweeper.params.trainer.max_epochs: with -1, teacher.max_epochs: must be greater than or equal to 1",
         "hydra.sweeper.params.trainer.max_epochs: must be greater than or equal to 1, got -1",
         "hydra.sweeper.params.trainer.max_epochs: with x, teacher.max_epochs: must be an integer",
@@ -357,6 +362,37 @@ def test_ends_that_touch_are_no_mistake() -> None:
 def test_a_parameter_without_effect_is_named_once() -> None:
     found = refused({"teacher.optimizer.lr": "interval(0.1, 0.2)", "student.width": "choice(64, 96)"}, "distill=none")
     assert found == ["hydra.sweeper.params.teacher.optimizer.lr: has no effect, distill=none uses no teacher"]
+
+
+def test_a_number_beside_a_swept_schedule_is_refused() -> None:
+    """It would take the schedule's place without a word."""
+    knob, schedule = "distill.weights.kl", "schedule@distill.weights.kl"
+    swept_both = {schedule: "choice(constant, linear)", knob: "interval(0.1, 2)"}
+    said = f"a number for {knob} takes the place of the schedule; write {knob}.start for it"
+    assert refused(swept_both) == [f"hydra.sweeper.params.{schedule}: {said}"]
+    assert f"{schedule}: {said}" in " ".join(refused({knob: "interval(0.1, 2)"}, f"{schedule}=linear"))
+    started = {
+        schedule: "choice(constant, linear)",
+        f"{knob}.start": "interval(0.1, 2)",
+        f"{knob}.end": "interval(3, 4)",
+    }
+    assert len(vetted(started, active_when={f"{knob}.end": {schedule: "linear"}}).distributions) == 3
+
+
+def test_jobs_that_differ_in_values_are_vetted_as_the_launcher_composes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with swept("dataset=medpix", "hydra/sweeper=optuna") as (config, context):
+        jobs = Jobs(context, config)
+        for fusion, width in itertools.product(("gated", "cross_attention"), (64, 96)):
+            words = ["dataset=medpix", f"{FUSION}={fusion}", f"student.width={width}", "seed=3"]
+            job = context.config_loader.load_sweep_config(config, words)
+            HydraConfig.instance().set_config(job)
+            with open_dict(job):
+                job.pop("hydra")
+            shared = jobs.composed(words)
+            assert shared.student.width == width
+            assert OmegaConf.to_container(shared, resolve=True) == OmegaConf.to_container(job, resolve=True)
+    assert len(jobs.shared) == 2
 
 
 def test_nothing_outside_the_trusted_packages_is_searched() -> None:

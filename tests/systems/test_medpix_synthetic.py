@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdexp.contracts import SPLITS
 from kdexp.errors import DataError
+from kdexp.systems.multimodal.images import normalise
 from kdexp.systems.multimodal.medpix import MedPix
 from kdexp.systems.multimodal.medpix_files import LOCATIONS
 from kdexp.systems.multimodal.medpix_synthetic import TEMPLATE, GeneratorOptions
@@ -134,7 +135,9 @@ def test_the_location_is_visible_in_the_image(small_medpix: MedPix) -> None:
     )
 
     def shapes(batch) -> torch.Tensor:
-        return torch.nn.functional.normalize(torch.nn.functional.avg_pool2d(batch.student["image"], 4).flatten(1).abs())
+        return torch.nn.functional.normalize(
+            torch.nn.functional.avg_pool2d(normalise(batch.student["image"]), 4).flatten(1).abs()
+        )
 
     right = 0
     for modality in (0, 1):

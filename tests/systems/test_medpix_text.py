@@ -7,7 +7,7 @@ import zlib
 import pytest
 import torch
 
-from kdexp.systems.multimodal.text import MODALITY_WORDS, PADDING, START, TextOptions, encode, token_of, words_of
+from kdexp.systems.multimodal.text import MODALITY_WORDS, PADDING, START, TextOptions, token_of, words_of
 
 
 def test_words_are_runs_of_letters_and_digits_in_lower_case() -> None:
@@ -22,7 +22,7 @@ def test_a_token_is_the_folded_checksum_of_the_word() -> None:
 
 def test_tokens_are_the_same_in_another_process() -> None:
     """Python's own hash of text is not."""
-    code = "from kdexp.systems.multimodal.text import *; print(encode(['CT of the chest'], TextOptions()).tolist())"
+    code = "from kdexp.systems.multimodal.text import *; print(TextOptions().encode(['CT of the chest']).tolist())"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -33,11 +33,11 @@ def test_tokens_are_the_same_in_another_process() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    assert outputs == {f"{encode(['CT of the chest'], TextOptions()).tolist()}\n"}
+    assert outputs == {f"{TextOptions().encode(['CT of the chest']).tolist()}\n"}
 
 
 def test_encoding_starts_truncates_and_pads() -> None:
-    tokens = encode(["one two three four", "one", ""], TextOptions(vocabulary_size=50, length=4))
+    tokens = TextOptions(vocabulary_size=50, length=4).encode(["one two three four", "one", ""])
     one, two, three = (token_of(word, 50) for word in ("one", "two", "three"))
     assert tokens.tolist() == [[START, one, two, three], [START, one, PADDING, PADDING], [START] + [PADDING] * 3]
 
@@ -66,8 +66,8 @@ def test_masking_takes_out_the_words_that_give_the_modality_away(caption: str) -
 
 def test_masking_leaves_no_gap_that_would_tell() -> None:
     options = TextOptions(mask_modality_words=True)
-    plain = encode(["axial image of the chest"], options)
-    assert torch.equal(encode(["axial CT image of the chest"], options), plain)
-    assert torch.equal(encode(["axial T2 weighted MR image of the chest"], options), plain)
+    plain = options.encode(["axial image of the chest"])
+    assert torch.equal(options.encode(["axial CT image of the chest"]), plain)
+    assert torch.equal(options.encode(["axial T2 weighted MR image of the chest"]), plain)
     # Without masking they differ.
-    assert not torch.equal(encode(["axial CT image of the chest"], TextOptions()), plain)
+    assert not torch.equal(TextOptions().encode(["axial CT image of the chest"]), plain)

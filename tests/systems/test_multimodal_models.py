@@ -27,6 +27,8 @@ def make_model(seed: int = 0, **settings) -> MultimodalClassifier:
         vocabulary_size=100,
         text_length=12,
         image_size=32,
+        colour=False,
+        tokenizer="words",
         vision=Convolutional(channels=4, stages=3),
         text=HashedTransformer(width=8, layers=2, heads=2),
         fusion=CrossAttention(heads=2),
@@ -40,7 +42,7 @@ def make_inputs(n: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
     tokens = torch.randint(2, 100, (n, 12), generator=random)
     lengths = torch.randint(1, 13, (n, 1), generator=random)
     mask = torch.arange(12) < lengths
-    return {"image": torch.randn(n, 1, 32, 32, generator=random), "tokens": tokens * mask, "mask": mask}
+    return {"image": torch.randint(256, (n, 1, 32, 32), generator=random).byte(), "tokens": tokens * mask, "mask": mask}
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -61,6 +63,7 @@ def test_outputs_have_the_promised_names_and_shapes(fusion: str) -> None:
         "txt_raw": (5, 8),
         "img_proj": (5, 20),
         "txt_proj": (5, 20),
+        "img_map": (5, 16, 4, 4),
     }
 
 
@@ -155,7 +158,7 @@ def test_cross_attention_is_its_formula() -> None:
 
 def test_word_dropout_acts_in_training_only_and_spares_the_start() -> None:
     text = HashedTransformer(width=8, layers=1, heads=2, dropout=0.0, word_dropout=0.9)
-    encoder = text.build(vocabulary_size=100, text_length=12)
+    encoder = text.build(vocabulary_size=100, text_length=12, tokenizer="words")
     tokens = make_inputs()["tokens"].clamp(min=2)
     mask = torch.ones_like(tokens, dtype=torch.bool)
     assert not torch.equal(encoder.train()(tokens, mask), encoder(tokens, mask))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from contracts.plugins import outside_trusted
 from kdexp.contracts import Batch, Progress, StudentOutput, TeacherSignal
 from kdexp.display import Display
-from kdexp.distill.objective import Objective, ce_lambda_kl, none
+from kdexp.distill.objective import Objective, ce_lambda_kl, mix, none
 from kdexp.distill.schedules import make_schedule
 from kdexp.errors import ConfigError, RunFailed
 from kdexp.records import RunFolder
@@ -197,6 +197,41 @@ def test_a_run_without_a_teacher_has_no_temperature_and_no_kl(bench: Bench) -> N
     (row,) = bench.fit(bench.module(none()), epochs=1).history
     assert {name for name in row if "kl" in name or "temperature" in name} == set()
     assert row["train/loss"] == row["train/ce"]
+
+
+class CutOff:
+    """An objective during which the process is stopped, in the middle of an epoch."""
+
+    def __init__(self, inner: Objective, after: int) -> None:
+        self.inner, self.n_left = inner, after
+
+    def __call__(self, *given: Any) -> Any:
+        self.n_left -= 1
+        if self.n_left < 0:
+            raise KeyboardInterrupt
+        return self.inner(*given)
+
+
+def test_a_resumed_run_follows_the_schedules_of_the_whole_one(bench: Bench) -> None:
+    teacher = LiveTeacher(network(bench.rings, seed=5), "t")
+    temperature = {"name": "linear", "start": 10.0, "end": 1.0}
+    alpha = {"name": "linear", "start": 0.9, "end": 0.3}
+
+    def objective() -> Objective:
+        return mix(temperature=temperature, alpha=alpha)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.fit(bench.module(CutOff(objective(), after=4 * STEPS + 1), teacher=teacher), epochs=7)
+    resumed = bench.fit(bench.module(objective(), teacher=teacher), epochs=7)
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["temperature"] for row in resumed.history] == pytest.approx([10 - 9 * e / 6 for e in range(7)])
+    assert [row["weight/kl"] for row in resumed.history] == pytest.approx([0.9 - 0.6 * e / 6 for e in range(7)])
+    assert [row["weight/ce"] for row in resumed.history] == pytest.approx([0.1 + 0.6 * e / 6 for e in range(7)])
+    whole = replace(bench, folder=RunFolder(bench.folder.path.parent / "whole"))
+    uninterrupted = whole.fit(whole.module(objective(), teacher=teacher), epochs=7)
+    assert [{**row, "seconds": 0} for row in resumed.history] == [
+        {**row, "seconds": 0} for row in uninterrupted.history
+    ]
 
 
 def test_an_epochs_loss_is_the_mean_over_its_samples(bench: Bench) -> None:

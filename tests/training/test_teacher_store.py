@@ -164,6 +164,13 @@ def test_a_torn_file_is_named(tmp_path: Path, kept: float) -> None:
         load_weights(network(), tmp_path / "w.pt", TASKS, "k")
 
 
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"\x80\x02K", b"\x80\x02h\x05."], ids=["empty", "cut", "unknown"])
+def test_a_pickle_that_ends_too_early_is_torn(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CacheError, match=r"w\.pt is torn or no checkpoint"):
+        load_weights(network(), tmp_path / "w.pt", TASKS, "k")
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch pwned",)

@@ -16,6 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from kdexp.analysis.calibration import confidence_and_hits, reliability
 from kdexp.analysis.drawing import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, SKY, page, plain, save, tidy
+from kdexp.analysis.roc import has_rejection, rejection_curves
 from kdexp.analysis.run import Run, provenance, sample_counts, split_values
 from kdexp.contracts import NUMBERS, TaskSpec
 from kdexp.errors import DataError
@@ -28,8 +29,9 @@ _CELL_INCHES = 0.72  # four lines of a label
 def draw_run(folder: Path) -> list[Path]:
     """Draws a run's figures into `<folder>/figures/` and returns their paths.
 
-    `learning_curves.png`; for each task with classes `confusion_<task>.png`; for each task with probabilities
-    `reliability_<task>.png`; the last two on test, or on val where the run computed no test. Raises DataError where
+    `learning_curves.png`; for each task with classes `confusion_<task>.png`; where background rejection is a metric,
+    `roc_<task>.png`; for each task with probabilities `reliability_<task>.png`; all but the first on test, or on val
+    where the run computed no test. Raises DataError where
     the folder is no finished run or a figure would be empty.
     """
     run = Run.read(folder)
@@ -40,6 +42,8 @@ def draw_run(folder: Path) -> list[Path]:
         if task.kind in ("multiclass", "binary"):
             figure = confusion(run, predictions, task, split)
             drawn.append(save(figure, run.folder.figures / f"confusion_{task.name}.png"))
+        if has_rejection(task):
+            drawn.append(save(rejection_curves(run, task, split), run.folder.figures / f"roc_{task.name}.png"))
         if task.kind not in NUMBERS:
             figure = reliability_diagram(run, predictions, task, split)
             drawn.append(save(figure, run.folder.figures / f"reliability_{task.name}.png"))

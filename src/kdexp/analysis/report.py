@@ -12,12 +12,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from kdexp.analysis.comparison import COMPARISON_SCHEMA
+from kdexp.analysis.comparison_table import comparison_section
+from kdexp.analysis.schedules_page import schedules_section
 from kdexp.analysis.trials_table import NONE, STATES, duration, escaped, number, read_trials, trials_table
 from kdexp.analysis.verdict_table import verdict_section
 from kdexp.errors import DataError
 from kdexp.records import read_json, written_whole
 
 REPORT = "report.html"
+COMPARISON = "comparison/comparison.json"
 _SCHEMA = 1
 _PAGE = Path(__file__).with_name("report_page.html")
 
@@ -41,17 +45,24 @@ def write_study_report(folder: Path) -> Path:
         _tiles(summary),
         _winner(folder, summary),
         _confirmation(folder),
+        _comparison(folder),
+        schedules_section(folder),
         _what_was_run(summary),
         f"<h2>Trials</h2>\n{_table(folder, summary)}",
         plots,
         _foot(summary),
     ]
+    return write_page(folder / REPORT, f"Study {summary['study_name']}", parts)
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
+    """Writes a page of these sections, HTML each, whole and returns its path."""
     page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
-        title=f"Study {escaped(summary['study_name'])}", body="\n".join(part for part in parts if part)
+        title=escaped(title), body="\n".join(part for part in parts if part)
     )
-    with written_whole(folder / REPORT) as temporary:
+    with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return folder / REPORT
+    return path
 
 
 # The top: what this is, and how far to trust it
@@ -152,6 +163,18 @@ def _confirmation(folder: Path) -> str:
     image = base64.b64encode(picture.read_bytes()).decode("ascii") if picture.is_file() else None
     figure = f"<figure><img alt='Forest plot' src='data:image/svg+xml;base64,{image}'></figure>" if image else ""
     return verdict_section(read_json(path), figure)
+
+
+def _comparison(folder: Path) -> str:
+    """What `report` found, where it was asked; another version's comparison is passed over with a word."""
+    path = folder / COMPARISON
+    if not path.exists():
+        return ""
+    found = read_json(path)
+    if found.get("schema") != COMPARISON_SCHEMA:
+        return f"<div class='warn'>{escaped(path)} was written by another version of kdexp; compare again.</div>"
+    about = f"<p class='quiet'>Compared {escaped(found['written'])}.</p>"
+    return f"{comparison_section(found['tables'])}\n{about}\n<pre class='command'>{escaped(found['command'])}</pre>"
 
 
 def _of_pareto_set(trial: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def closing_table(record: Record, *, wide: bool) -> RenderableType:
     splits = [split for split in ("val", "test") if any(split_values(part, split) for _, part, _ in rows)]
     # A trial of a sweep computes no test metrics; then the tasks are shown on val.
     task_split = splits[-1]
-    metrics = _task_metrics(record)
+    metrics = task_metrics(record)
     table = Table(box=None, padding=(0, 2 if wide else 1), pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for split in splits:
@@ -57,7 +57,7 @@ def _rows(record: Record) -> list[tuple[str, Record, Mapping[str, Any]]]:
     return rows
 
 
-def _task_metrics(record: Record) -> list[tuple[str, str]]:
+def task_metrics(record: Record) -> list[tuple[str, str]]:
     """For each task its macro F1, its accuracy where there is a choice, or its first metric; nothing that the score
     itself already is."""
     shown = []
@@ -81,13 +81,13 @@ def _score(part: Record, split: str, *, wide: bool) -> Text:
 def _sizes(model: Mapping[str, Any]) -> list[str]:
     parameters, size = model.get("parameters"), model.get("bytes")
     return [
-        _NONE if parameters is None else _counted(parameters),
+        _NONE if parameters is None else counted(parameters),
         _NONE if size is None else f"{size / 1e6:,.{0 if size >= 1e8 else 1}f}" if size >= 1e5 else f"{size / 1e6:.3f}",
         _NONE if model.get("latency_ms_per_sample") is None else f"{model['latency_ms_per_sample']:.3g}",
     ]
 
 
-def _counted(number: int) -> str:
+def counted(number: int) -> str:
     """`312 k`, `197.1 M`."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= unit:

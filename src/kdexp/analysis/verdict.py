@@ -73,7 +73,7 @@ def judge(contenders: Sequence[Arm], baseline: Arm, rules: Rules) -> dict[str, A
     reference = loaded[baseline.name][0]
     for group in loaded.values():
         for predictions in group:
-            _same_samples(reference, predictions)
+            refuse_other_samples(reference, predictions)
     n_clusters = len(np.unique(reference.cluster))
     if n_clusters < 2:
         raise DataError(f"{reference.origin}: all samples belong to one cluster; an interval needs two or more")
@@ -257,7 +257,8 @@ def _predictions(run: Run) -> Predictions:
     return Predictions.load(path)
 
 
-def _same_samples(one: Predictions, other: Predictions) -> None:
+def refuse_other_samples(one: Predictions, other: Predictions) -> None:
+    """Raises DataError where two runs were measured on different samples."""
     same = (
         np.array_equal(one.index, other.index)
         and np.array_equal(one.cluster, other.cluster)

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from kdexp.analysis.paired import MAX_SEEDS, least_p, seeds_for_a_verdict
+from kdexp.analysis.study import find_study, ranked
 from kdexp.analysis.trials_table import read_trials
 from kdexp.check import check_config
 from kdexp.errors import ConfigError, DataError, StudyError
@@ -85,7 +86,7 @@ class Job:
 
 def make_plan(cfg: Mapping[str, Any]) -> Plan:
     """Reads the study and settles who competes. Raises ConfigError and StudyError for all that cannot be confirmed."""
-    folder = _study_folder(cfg)
+    folder = find_study(Path(cfg["paths"]["output_root"]), cfg["study"])
     summary = read_json(folder / "study_summary.json")
     if len(summary["objectives"]) != 1:
         raise StudyError(
@@ -159,24 +160,11 @@ def _hydra_config(cfg: Any) -> Iterator[None]:
         hydra.cfg = before
 
 
-def _study_folder(cfg: Mapping[str, Any]) -> Path:
-    studies = Path(cfg["paths"]["output_root"]) / "studies"
-    folder = studies / cfg["study"]
-    if not folder.is_dir():
-        there = ", ".join(sorted(path.parent.name for path in studies.glob("*/study_summary.json"))) or "none"
-        raise StudyError(f"study={cfg['study']}: there is no {folder}; there are studies: {there}")
-    if not (folder / "study_summary.json").exists():
-        raise StudyError(f"{folder} holds no study_summary.json: the study's own command writes it, give it again")
-    return folder.resolve()
-
-
 def best_recipes(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any], folder: Path, top: int) -> list[Recipe]:
     """The study's best complete trials, the best first. Raises StudyError where there is none."""
-    done = [row for row in rows if row["state"] == "complete" and _is_feasible(row)]
+    done = ranked(rows, summary)
     if not done:
         raise StudyError(f"{folder} has no finished trial to confirm: {len(rows)} trials, {len(done)} of them complete")
-    sign = -1 if summary["directions"][0] == "maximize" else 1
-    done.sort(key=lambda row: (sign * float(row["value"]), int(row["number"])))
     objective = summary["objectives"][0]
     recipes = [
         Recipe(
@@ -191,11 +179,6 @@ def best_recipes(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any], 
         if not RunFolder(recipe.source).config.is_file():
             raise DataError(f"{recipe.source} holds no config.yaml, so {recipe.name} cannot be trained again")
     return recipes
-
-
-def _is_feasible(row: Mapping[str, str]) -> bool:
-    """Whether a trial keeps the study's constraints; the table holds by how much each is broken."""
-    return not any(cell and float(cell) > 0 for name, cell in row.items() if name.startswith("constraint."))
 
 
 def _fresh(seeds: Sequence[int], rows: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

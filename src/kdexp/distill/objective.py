@@ -4,33 +4,45 @@
 
 `ce` is what the labels say; every other part is a distillation loss or one of the student's own auxiliary numbers.
 The functions below the class are the presets of `conf/distill`; their parameters are its keys. `positions` says which
-positions of a sample the KL counts.
+positions of a sample the KL counts; `fused` computes CE and KL in one pass, to the same result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from annotated_types import Interval
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdexp.contracts import Loss, LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
 from kdexp.distill.losses.ce import ce
-from kdexp.distill.losses.kl import kl_at
-from kdexp.distill.schedules import Complement, Course, ScheduleSetting, at, make_schedules
+from kdexp.distill.losses.fused import ce_and_kl
+from kdexp.distill.parts import LOSSES, PARTS, make_loss
+from kdexp.distill.projections import FeaturePairs, Pairing, Side
+from kdexp.distill.schedules import Complement, Course, ScheduleSetting, at
+from kdexp.distill.weighing import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WeightSettings,
+    check_fused,
+    check_names,
+    check_used,
+    gathering,
+    read_losses,
+    read_pairings,
+    read_schedules,
+)
 from kdexp.errors import ConfigError
 
-POSITIVE = Interval(gt=0)
-NOT_NEGATIVE = Interval(ge=0)
-FRACTION = Interval(ge=0, le=1)
-PARTS = ("ce", "kl")
-WeightSettings = dict[str, ScheduleSetting]
 
-
-class Objective(torch.nn.Module):
+class Objective(nn.Module):
     """One preset made concrete. `weights` name all parts; those in `losses` need the teacher and, if they use it,
-    the temperature; `ce` is the supervised loss; the rest must be in the student's `aux`."""
+    the temperature; `ce` is the supervised loss; the rest must be in the student's `aux`.
+
+    `pairings` say which features those losses compare that read any. `fused` takes `ce` and `kl` together.
+    """
 
     def __init__(
         self,
@@ -40,6 +52,8 @@ class Objective(torch.nn.Module):
         losses: Mapping[str, Loss],
         temperature: Course | None = None,
         scale_tau2: bool = False,
+        pairings: Mapping[str, Pairing] | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.preset = preset
@@ -47,6 +61,8 @@ class Objective(torch.nn.Module):
         self.losses = dict(losses)
         self.temperature = temperature
         self.scale_tau2 = scale_tau2
+        self.pairs = nn.ModuleDict({name: FeaturePairs(pairing) for name, pairing in (pairings or {}).items()})
+        self.fused = fused
 
     @property
     def needs_teacher(self) -> bool:
@@ -55,7 +71,26 @@ class Objective(torch.nn.Module):
     @property
     def teacher_features(self) -> tuple[str, ...]:
         """The teacher's features that the losses read; a cache keeps these beside the logits."""
-        return ()
+        return tuple(sorted({pair.teacher for paired in self._pairs for pair in paired.pairing.pairs}))
+
+    def connect(self, output: StudentOutput, signal: TeacherSignal | None, seed: int) -> None:
+        """Makes the trained projections, for models whose outputs are like these; the seed alone decides their weights.
+
+        To be called before training, so that the optimiser gets them. Raises ConfigError for features that a model
+        does not give.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            problems: list[str] = []
+            for paired in self._pairs:
+                with gathering(problems):
+                    paired.connect(output, self._present(signal))
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+
+    def idle_parts(self, output: StudentOutput) -> tuple[str, ...]:
+        """The student's auxiliary parts that nothing weighs."""
+        return tuple(sorted(set(output.aux) - set(self.weights)))
 
     def forward(
         self,
@@ -67,31 +102,57 @@ class Objective(torch.nn.Module):
     ) -> LossTerms:
         """All parts of one batch, in float32 also under autocast. A NaN passes through: the caller names the batch."""
         temperature = None if self.temperature is None else at(self.temperature, progress)
-        parts = {}
+        by_part = self._fused(output, signal, targets, temperature, tasks) if self.fused else {}
         for name in self.weights:
+            if name in by_part:
+                continue
             if name == "ce":
-                per_sample = ce(output, targets, tasks=tasks)
+                by_part[name] = ce(output, targets, tasks=tasks)
             elif name in self.losses:
-                per_sample = self._distilled(self.losses[name], output, signal, tasks, temperature)
+                by_part[name] = self._distilled(name, output, signal, targets, temperature, tasks)
             else:
-                per_sample = self._auxiliary(name, output)
-            parts[name] = per_sample.mean()
+                by_part[name] = self._auxiliary(name, output)
+        parts = {name: by_part[name].mean() for name in self.weights}
         weights = {name: at(schedule, progress) for name, schedule in self.weights.items()}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return LossTerms(total=total, parts=parts, weights=weights, temperature=temperature)
 
-    def _distilled(
-        self,
-        loss: Loss,
-        output: StudentOutput,
-        signal: TeacherSignal | None,
-        tasks: tuple[TaskSpec, ...],
-        temperature: float | None,
-    ) -> Tensor:
+    @property
+    def _pairs(self) -> list[FeaturePairs]:
+        return [paired for paired in self.pairs.values() if isinstance(paired, FeaturePairs)]
+
+    def _present(self, signal: TeacherSignal | None) -> TeacherSignal:
         if signal is None:
             raise ValueError(f"distill={self.preset} needs a teacher, but no teacher signal came with the batch")
+        return signal
+
+    def _fused(
+        self,
+        output: StudentOutput,
+        signal: TeacherSignal | None,
+        targets: Mapping[str, Tensor],
+        temperature: float | None,
+        tasks: tuple[TaskSpec, ...],
+    ) -> dict[str, Tensor]:
+        assert temperature is not None, "a preset with a KL has a temperature"
+        settings: dict[str, Any] = {"tasks": tasks, "temperature": temperature, "scale_tau2": self.scale_tau2}
+        return dict(zip(("ce", "kl"), ce_and_kl(output, self._present(signal), targets, **settings), strict=True))
+
+    def _distilled(
+        self,
+        name: str,
+        output: StudentOutput,
+        signal: TeacherSignal | None,
+        targets: Mapping[str, Tensor],
+        temperature: float | None,
+        tasks: tuple[TaskSpec, ...],
+    ) -> Tensor:
+        loss, signal = self.losses[name], self._present(signal)
+        if name in self.pairs:
+            output, signal = self.pairs[name](output, signal)
+        labels = {"targets": targets} if loss.traits.uses_labels else {}
         used = 1.0 if temperature is None else temperature
-        return loss(output, signal, tasks=tasks, temperature=used, scale_tau2=self.scale_tau2)
+        return loss(output, signal, tasks=tasks, temperature=used, scale_tau2=self.scale_tau2, **labels)
 
     def _auxiliary(self, name: str, output: StudentOutput) -> Tensor:
         if name not in output.aux:
@@ -108,19 +169,15 @@ def ce_lambda_kl(
     weights: WeightSettings,
     scale_tau2: bool = False,
     positions: str = "decisions",
+    fused: bool = False,
     aux: WeightSettings | None = None,
 ) -> Objective:
     """CE + λ·KL, where `weights` holds exactly `ce` and `kl` (λ). Without T², as in HOSER: KL's pull falls as 1/T²."""
-    _check_names(weights, ("ce", "kl"))
+    check_names(weights, ("ce", "kl"))
     settings = {f"weights.{name}": (setting, NOT_NEGATIVE) for name, setting in weights.items()}
-    schedules, extra = _schedules({"temperature": (temperature, POSITIVE), **settings}, aux)
-    return Objective(
-        preset="ce_lambda_kl",
-        weights={"ce": schedules["weights.ce"], "kl": schedules["weights.kl"], **extra},
-        losses={"kl": kl_at(positions)},
-        temperature=schedules["temperature"],
-        scale_tau2=scale_tau2,
-    )
+    schedules, extra = read_schedules({"temperature": (temperature, POSITIVE), **settings}, aux)
+    ce_and_kl_weights = {"ce": schedules["weights.ce"], "kl": schedules["weights.kl"], **extra}
+    return _of_kl("ce_lambda_kl", ce_and_kl_weights, schedules["temperature"], scale_tau2, positions, fused)
 
 
 def alpha_beta(
@@ -130,18 +187,14 @@ def alpha_beta(
     beta: ScheduleSetting,
     scale_tau2: bool = True,
     positions: str = "decisions",
+    fused: bool = False,
     aux: WeightSettings | None = None,
 ) -> Objective:
     """α·CE + β·T²·KL."""
     settings = {"temperature": (temperature, POSITIVE), "alpha": (alpha, NOT_NEGATIVE), "beta": (beta, NOT_NEGATIVE)}
-    schedules, extra = _schedules(settings, aux)
-    return Objective(
-        preset="alpha_beta",
-        weights={"ce": schedules["alpha"], "kl": schedules["beta"], **extra},
-        losses={"kl": kl_at(positions)},
-        temperature=schedules["temperature"],
-        scale_tau2=scale_tau2,
-    )
+    schedules, extra = read_schedules(settings, aux)
+    weights = {"ce": schedules["alpha"], "kl": schedules["beta"], **extra}
+    return _of_kl("alpha_beta", weights, schedules["temperature"], scale_tau2, positions, fused)
 
 
 def mix(
@@ -150,22 +203,65 @@ def mix(
     alpha: ScheduleSetting,
     scale_tau2: bool = True,
     positions: str = "decisions",
+    fused: bool = False,
     aux: WeightSettings | None = None,
 ) -> Objective:
     """(1 - α)·CE + α·T²·KL."""
-    schedules, extra = _schedules({"temperature": (temperature, POSITIVE), "alpha": (alpha, FRACTION)}, aux)
+    schedules, extra = read_schedules({"temperature": (temperature, POSITIVE), "alpha": (alpha, FRACTION)}, aux)
+    weights: dict[str, Course | Complement] = {"ce": Complement(schedules["alpha"]), "kl": schedules["alpha"], **extra}
+    return _of_kl("mix", weights, schedules["temperature"], scale_tau2, positions, fused)
+
+
+def weighted(
+    *,
+    weights: dict[str, ScheduleSetting | None],
+    temperature: ScheduleSetting | None = None,
+    scale_tau2: bool = True,
+    positions: str = "decisions",
+    features: list[tuple[str, str]] | None = None,
+    project: Side = "teacher",
+    fused: bool = False,
+    options: dict[str, dict[str, Any]] | None = None,
+    aux: WeightSettings | None = None,
+) -> Objective:
+    """Σ_part weight_part · part, over the parts in `weights` that are not null: `ce` and any of `parts.LOSSES`.
+
+    `features` lists the pairs [student's, teacher's] that losses on features compare, `options.PART` sets a part's own
+    numbers, and `options.PART.features` other pairs. `project` says whose feature gets the trained Linear: the
+    teacher's, as in the multimodal study, or the student's, as in FitNets. A map of the teacher's feature alone has a
+    trivial zero, where map and student are constant; only the other parts hold a student away from it.
+    """
+    given, problems = options or {}, list[str]()
+    weighed = {name: setting for name in (*PARTS, *weights) if (setting := weights.get(name)) is not None}
+    names = [name for name in weighed if name in LOSSES]
+    problems += [f"distill.weights.{n} weighs nothing: choose among {PARTS}" for n in weighed if n not in PARTS]
+    settings = {f"weights.{name}": (setting, NOT_NEGATIVE) for name, setting in weighed.items()}
+    if temperature is not None:
+        settings["temperature"] = (temperature, POSITIVE)
+    with gathering(problems):
+        check_used(weighed, temperature, scale_tau2, positions, fused)
+    with gathering(problems):
+        schedules, extra = read_schedules(settings, aux)
+    with gathering(problems):
+        losses = read_losses(names, given, positions)
+    with gathering(problems):
+        pairings = read_pairings(names, features, given, project)
+    if problems:
+        raise ConfigError(problems)
     return Objective(
-        preset="mix",
-        weights={"ce": Complement(schedules["alpha"]), "kl": schedules["alpha"], **extra},
-        losses={"kl": kl_at(positions)},
-        temperature=schedules["temperature"],
+        preset="weighted",
+        weights={**{name: schedules[f"weights.{name}"] for name in weighed}, **extra},
+        losses=losses,
+        temperature=schedules.get("temperature"),
         scale_tau2=scale_tau2,
+        pairings=pairings,
+        fused=fused,
     )
 
 
 def none(*, aux: WeightSettings | None = None) -> Objective:
     """CE alone: the student without a teacher."""
-    _, extra = _schedules({}, aux)
+    _, extra = read_schedules({}, aux)
     return Objective(preset="none", weights={"ce": Course(start=1.0), **extra}, losses={})
 
 
@@ -174,27 +270,16 @@ def own_loss(part: str) -> Objective:
     return Objective(preset="own_loss", weights={part: Course(start=1.0)}, losses={})
 
 
-def _check_names(weights: WeightSettings, parts: tuple[str, ...]) -> None:
-    problems = [f"distill.weights.{name} is missing" for name in parts if name not in weights]
-    problems += [
-        f"distill.weights.{name} weighs nothing: choose among {parts}" for name in weights if name not in parts
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _schedules(
-    settings: Mapping[str, tuple[ScheduleSetting, Interval]], aux: WeightSettings | None
-) -> tuple[dict[str, Course], dict[str, Course]]:
-    """The preset's schedules by key below `distill`, and those of auxiliary parts; all problems at once."""
-    auxiliary = aux or {}
-    taken = [f"distill.aux.{name} has the name of another part; rename it" for name in auxiliary if name in PARTS]
-    if taken:
-        raise ConfigError(taken)
-    keyed = {f"distill.{key}": setting for key, setting in settings.items()}
-    keyed |= {f"distill.aux.{name}": (setting, NOT_NEGATIVE) for name, setting in auxiliary.items()}
-    schedules = make_schedules(keyed)
-    return (
-        {key: schedules[f"distill.{key}"] for key in settings},
-        {name: schedules[f"distill.aux.{name}"] for name in auxiliary},
+def _of_kl(
+    preset: str,
+    weights: Mapping[str, Course | Complement],
+    temperature: Course,
+    scale_tau2: bool,
+    positions: str,
+    fused: bool,
+) -> Objective:
+    check_fused(fused, positions)
+    losses = {"kl": make_loss("kl", {}, positions)}
+    return Objective(
+        preset=preset, weights=weights, losses=losses, temperature=temperature, scale_tau2=scale_tau2, fused=fused
     )

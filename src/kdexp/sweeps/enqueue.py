@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdexp.errors import ConfigError, StudyError
+from kdexp.sweeps.grammar import plain_value
 from kdexp.sweeps.limits import is_feasible
-from kdexp.sweeps.space import Space, Values
+from kdexp.sweeps.space import Space, Values, kept
+from kdexp.sweeps.vetting import QUEUE as KEY
 
-KEY = "hydra.sweeper.enqueue"
-_FORMS = "a list of {name: run_a, params: {...}}, or {study: NAME, top: 3}"
+_FORMS = (
+    "a list of {name: run_a, params: {...}}, a text with a line `run_a key=value ...` each, or {study: NAME, top: 3}"
+)
 
 
 class Queued(NamedTuple):
@@ -50,10 +56,30 @@ def queued_trials(setting: Any, space: Space, studies: Path) -> list[Queued]:
     return queued
 
 
+def n_listed(setting: Any) -> int:
+    """How many trials a list or a text names; none for the best of another study."""
+    if isinstance(setting, str):
+        return sum(bool(line.strip()) for line in setting.splitlines())
+    return len(setting) if isinstance(setting, list) else 0
+
+
+def trial_names(sweeper: Mapping[str, Any], words: Sequence[str], studies: Path) -> list[str]:
+    """The names of a search's trials, as far as its budget goes. Raises ConfigError where it names none."""
+    setting = sweeper.get("enqueue")
+    setting = OmegaConf.to_container(setting, resolve=True) if OmegaConf.is_config(setting) else setting
+    if not setting:
+        raise ConfigError("list_trials: no trial of this search is named beforehand, there is no hydra.sweeper.enqueue")
+    params, active_when = kept(sweeper)
+    space = Space.read(params, words, active_when)
+    return [trial.name for trial in queued_trials(setting, space, studies)[: sweeper["n_trials"]]]
+
+
 def _named(setting: Any, studies: Path, problems: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """Names and parameters, in plain values or, of another study, as it holds them."""
     if isinstance(setting, Mapping):
         return _best_of(setting, studies)
+    if isinstance(setting, str):
+        return list(_read(setting, problems))
     if not isinstance(setting, list):
         raise ConfigError(f"{KEY}: expected {_FORMS}, got {setting!r}")
     named = []
@@ -66,6 +92,29 @@ def _named(setting: Any, studies: Path, problems: list[str]) -> list[tuple[str, 
         else:
             named.append((entry["name"], entry["params"]))
     return named
+
+
+def _read(text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A trial a line: its name and its parameters as words of an override, without spaces in them."""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, *words = line.split()
+        params: dict[str, Any] = {}
+        if not words:
+            problems.append(f"{KEY}: expected {_FORMS}, got {line!r}")
+        for word in words:
+            key, equals, value = word.partition("=")
+            if key in params:
+                problems.append(f"{KEY}.{name}: names {key} twice")
+            try:
+                params[key] = _meant(value if equals else "=")
+            except HydraException:
+                problems.append(f"{KEY}.{name}: expected key=value, got {word!r}")
+        yield name, params
+
+
+@cache
+def _meant(value: str) -> Any:
+    return plain_value(value)
 
 
 def _stored(key: str, params: Mapping[str, Any], space: Space, problems: list[str]) -> Values:

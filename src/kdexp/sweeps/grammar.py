@@ -7,6 +7,7 @@ The upstream sweeper turns a word into a distribution. Some words it takes other
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -111,7 +112,8 @@ def written(value: Any) -> str:
                 return value
         except HydraException:
             pass
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # To Hydra a backslash is one, unless a quote follows.
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
     return Transformer.str(value)
 
 

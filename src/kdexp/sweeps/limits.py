@@ -11,8 +11,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from kdexp.config import STUDENT_FACTS
+
 KEY = "hydra.sweeper.constraints"
-_OF_THE_STUDENT = ("parameters", "bytes", "latency_ms_per_sample", "latency_batch_size")
 _FORM = "{student/parameters: {max: 50000}}, with min, max or both"
 
 
@@ -57,7 +58,7 @@ def read_limits(setting: Any) -> tuple[tuple[Limit, ...], list[str]]:
 def name_problems(name: str, key: str) -> list[str]:
     """What can be said against the name of a measured value before anything is measured: which tasks and metrics a
     data set has, only its runs know."""
-    there = ["val/score", *(f"student/{one}" for one in _OF_THE_STUDENT)]
+    there = ["val/score", *(f"student/{one}" for one in STUDENT_FACTS)]
     if name in there or (name.startswith("val/") and name.count("/") >= 2):
         return []
     near = difflib.get_close_matches(name, there, n=1)

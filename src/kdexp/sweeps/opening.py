@@ -10,6 +10,7 @@ from hydra.plugins.launcher import Launcher
 
 from kdexp.errors import StudyError
 from kdexp.records import redact
+from kdexp.sweeps.enqueue import n_listed
 from kdexp.sweeps.plan import Plan
 from kdexp.sweeps.samplers import has_no_other, make_pruner
 from kdexp.sweeps.space import Space, differences
@@ -40,7 +41,7 @@ def open_sweep(plan: Plan, space: Space, launcher: Launcher) -> Sweep:
             study.set_user_attr("constraints", _in_words(plan))
             study.set_user_attr(_SPACE, space.describe())
     deadline = time.monotonic() + (plan.timeout or math.inf)
-    final = has_no_other(plan.sampler, space, plan.n_trials)
+    final = n_listed(plan.enqueue) >= plan.n_trials or has_no_other(plan.sampler, space, plan.n_trials)
     return Sweep(plan, space, launcher, storage, study, deadline, final)
 
 

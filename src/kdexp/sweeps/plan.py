@@ -15,6 +15,8 @@ from kdexp.sweeps.limits import Limit, name_problems, read_limits
 
 _COUNTS = {"n_trials": 1, "n_workers": 1, "max_retries": 0, "max_consecutive_failures": 1, "keep_checkpoints": 0}
 
+_AS_THEY_ARE = ("timeout", "pairing", "base_seed", "comparison", "heartbeat_seconds")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -33,6 +35,7 @@ class Plan:
     pairing: str
     base_seed: int
     keep_checkpoints: int
+    comparison: str | None
     heartbeat_seconds: int
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
@@ -59,6 +62,8 @@ def make_plan(settings: Mapping[str, Any], config: DictConfig) -> Plan:
     ]
     if settings["pairing"] not in ("slot", "common"):
         problems.append(f"hydra.sweeper.pairing: must be slot or common, got {settings['pairing']!r}")
+    if settings["comparison"] not in (None, "val", "test"):
+        problems.append(f"hydra.sweeper.comparison: must be val, test or null, got {settings['comparison']!r}")
     if settings["timeout"] is not None and not settings["timeout"] > 0:
         problems.append(f"hydra.sweeper.timeout: must be above 0 seconds, got {settings['timeout']!r}")
     directions = _directions(settings["direction"])
@@ -97,7 +102,7 @@ def make_plan(settings: Mapping[str, Any], config: DictConfig) -> Plan:
         enqueue=_plain(settings["enqueue"]),
         constraints=limits,
         wandb=wandb_settings(config.logger),
-        **{key: settings[key] for key in (*_COUNTS, "timeout", "pairing", "base_seed", "heartbeat_seconds")},
+        **{key: settings[key] for key in (*_COUNTS, *_AS_THEY_ARE)},
     )
 
 

@@ -38,12 +38,13 @@ class SweeperConfig:
     """How often a trial that was cut off (a kill, a lost host) is run again with the same parameters and seed."""
     max_consecutive_failures: int = 3
     """After so many failed trials in a row the study stops: something is wrong with all of them. Each start of the
-    command counts anew. A failed trial's place goes to another draw; with grid and brute_force, which have no other, it
-    stays empty until the command is given again, which runs that combination once more."""
+    command counts anew. A failed trial's place goes to another draw; with grid, brute_force and a full list in
+    `enqueue`, which have no other, it stays empty until the command is given again, which runs it once more."""
     timeout: float | None = None
     """Seconds of wall clock after which no new trial starts."""
     enqueue: Any = None
-    """Trials to run first, or instead: a list of {name, params}, or {study, top}."""
+    """Trials to run first, or instead: a list of {name, params}; a text with a line `name key=value ...` for each,
+    which costs less where there are many, since every job's configuration holds it; or {study, top}."""
     without: Any = None
     """Parameters of `params` to leave out, by name: a search file serves a smaller search too."""
     active_when: Any = None
@@ -57,6 +58,9 @@ class SweeperConfig:
     """Searches start here, so that 42, 43, 44, ... stay fresh for a confirmation."""
     keep_checkpoints: int = 1
     """How many of the study's best trials keep their checkpoints."""
+    comparison: str | None = None
+    """`val` or `test`: when the study is at its end its trials are compared as by `report study=NAME split=...`; `test`
+    measures them on the test split, so it needs their checkpoints (`keep_checkpoints`)."""
     heartbeat_seconds: int = 30
     """How often a worker says that it lives; one silent for four times as long is taken for dead."""
 

@@ -45,7 +45,7 @@ class Space:
     ) -> Space:
         """The space that the sweeper's settings and the command line's words make. Raises ConfigError with every
         mistake; `with_vetting` also composes every choice and both ends of every interval and checks the outcome."""
-        params, active_when = _kept(settings)
+        params, active_when = kept(settings)
         space, problems = cls._sound(params, arguments, active_when)
         name = settings.get("custom_search_space")
         if name:
@@ -266,7 +266,7 @@ def _plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def _kept(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def kept(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """`params` and `active_when` less what `without` names. Raises ConfigError for a name that is not there."""
     params, conditions = _plain(settings.get("params")) or {}, _plain(settings.get("active_when")) or {}
     left_out = _plain(settings.get("without")) or []

@@ -22,10 +22,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from kdexp.errors import StudyError
+from kdexp.errors import ConfigError, StudyError
 from kdexp.records import read_json, redact, redact_argument
 from kdexp.sweeps import ledger
-from kdexp.sweeps.grammar import written
+from kdexp.sweeps.enqueue import KEY, n_listed, queued_trials
+from kdexp.sweeps.grammar import plain_value, written
 from kdexp.sweeps.leader import stop_if_orphaned
 from kdexp.sweeps.limits import KEY as CONSTRAINTS
 from kdexp.sweeps.limits import is_feasible, measured
@@ -34,6 +35,7 @@ from kdexp.sweeps.samplers import drawn_by, make_sampler, sampler_warnings
 from kdexp.sweeps.space import Space
 from kdexp.sweeps.storage import STORAGE_ERRORS, StorageLost, patiently, study_lock
 from kdexp.sweeps.trial import COMMAND, VARIABLE, Pruned
+from kdexp.sweeps.vetting import Check, vet_queue
 
 log = logging.getLogger(__name__)
 _BEGUN = "n_trials_when_begun"
@@ -58,8 +60,8 @@ class Sweep:
     def lock(self) -> Any:
         return study_lock(self.storage, self.plan.url, self.plan.study_name)
 
-    def prepare(self, config: DictConfig, arguments: list[str]) -> None:
-        """Writes down what the study is, and puts an explicit list of trials in line, once."""
+    def prepare(self, config: DictConfig, arguments: list[str], check: Check) -> None:
+        """Writes down what the study is, and puts trials that are named beforehand in line, each once."""
         with self.lock():
             self.study.set_user_attr("base_overrides", [str(redact(word)) for word in arguments])
             self.study.set_user_attr(COMMAND, [redact_argument(word) for word in sys.argv[1:]])
@@ -69,8 +71,8 @@ class Sweep:
             self.study.set_user_attr("config", redact(plain))
             self.study.set_user_attr("sampler", self.plan.sampler.get("_target_"))
             self.study.set_user_attr("pruner", self.plan.pruner.get("_target_"))
-            if self.plan.enqueue and "enqueued" not in self.study.user_attrs:
-                self._enqueue()
+            if self.plan.enqueue:
+                self._enqueue(check)
             sentences = sampler_warnings(self.plan.sampler, self.space)
             self.study.set_user_attr("warnings", sentences)
             self.study.set_user_attr("n_trials", self.plan.n_trials)
@@ -80,14 +82,25 @@ class Sweep:
         for sentence in sentences:
             log.warning("%s", sentence)
 
-    def _enqueue(self) -> None:
-        from kdexp.sweeps.enqueue import queued_trials
-
-        queue = queued_trials(self.plan.enqueue, self.space, self.plan.folder.parent)
-        for slot, (name, params) in enumerate(queue[: self.plan.n_trials]):
-            attributes = {ledger.SLOT: slot, ledger.NAME: name}
-            self.study.enqueue_trial(params, user_attrs=attributes)
-        self.study.set_user_attr("enqueued", len(queue))
+    def _enqueue(self, check: Check) -> None:
+        """A list is put in line as far as the budget goes, the rest of it when the budget has grown; the best of
+        another study once. Raises ConfigError for what no run could take, StudyError for a list that changed."""
+        trials = self.study.get_trials(deepcopy=False)
+        there = {trial.user_attrs.get(ledger.NAME) for trial in trials}
+        if there - {None} and not n_listed(self.plan.enqueue):
+            return
+        queue = queued_trials(self.plan.enqueue, self.space, self.plan.folder.parent)[: self.plan.n_trials]
+        waiting = {slot: trial for slot, trial in enumerate(queue) if trial.name not in there}
+        problems = vet_queue(self.space, {trial.name: trial.params for trial in waiting.values()}, check)
+        if problems:
+            raise ConfigError(problems)
+        if set(waiting) & {trial.user_attrs.get(ledger.SLOT) for trial in trials}:
+            raise StudyError(
+                f"{KEY}: the list is another one than when {self.plan.study_name} began; give the study a name of its "
+                "own, hydra.sweeper.study_name=..."
+            )
+        for slot, (name, params) in waiting.items():
+            self.study.enqueue_trial(params, user_attrs={ledger.SLOT: slot, ledger.NAME: name})
 
     def work(self) -> None:
         """Takes trials until the budget is covered, the time is up, or too many fail in a row."""
@@ -150,8 +163,17 @@ class Sweep:
         except Exception as error:
             self._fail(trial, "error", f"drawing its parameters: {error}")
             raise
+        if (swept := self._swept_seed(trial)) is not None:
+            trial.set_user_attr("seed", swept)
         trial.set_user_attr("drawn_by", drawn_by(sampler, self.study, self.storage.get_trial(trial._trial_id)))
         return trial
+
+    def _swept_seed(self, trial: Trial) -> Any:
+        """The seed where the search says it itself, as a parameter or for all trials; None where the slot gives it."""
+        if "seed" in trial.params:
+            return self.space.words.means("seed", trial.params["seed"])
+        fixed = self.space.words.fixed.get("seed")
+        return None if fixed is None else plain_value(fixed)
 
     def _run(self, trial: Trial) -> None:
         """Runs the job and tells the study how it ended: a crash is FAIL, a stop an interruption, to be run again."""

@@ -48,6 +48,8 @@ class StudyTrial:
     trial_id: int
     pruner: BasePruner
     command: tuple[str, ...] = ()
+    name: str | None = None
+    """What the search calls it, where it was named beforehand."""
 
     def report(self, step: int, value: float) -> None:
         """Raises RunFailed where the study took the trial away: it was held for dead and runs elsewhere."""
@@ -81,7 +83,7 @@ def trial_of_this_job(plan: Plan) -> StudyTrial | None:
         return None
     _bind_to(trial.user_attrs[ledger.OWNER])
     command = patiently("reading the command", lambda: study.user_attrs.get(COMMAND, ()))
-    return StudyTrial(study, int(number), pruner, tuple(command))
+    return StudyTrial(study, int(number), pruner, tuple(command), trial.user_attrs.get(ledger.NAME))
 
 
 @cache

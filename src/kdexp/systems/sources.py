@@ -54,21 +54,24 @@ def resolve_source(
     missing: Callable[[Path], list[str]],
     generator: Generator,
     seed: int,
+    can_fetch: bool = True,
 ) -> Resolved:
     """Decides what to read for the data set `name`; generates the stand-in where that is the decision.
 
-    `missing` lists what a root lacks of the layout. Raises DataError where real files are asked for and not there,
-    where a root exists but is incomplete, and where a generated folder is passed off as real.
+    `missing` lists what a root lacks of the layout; `can_fetch` says whether `data action=fetch` gets the files.
+    Raises DataError where real files are asked for and not there, where a root exists but is incomplete, and where a
+    generated folder is passed off as real.
     """
     if source == "synthetic":
         return _generated(name, generated_root, generator, seed)
     if root.exists():
-        return _existing(name, root, source, missing)
+        return _existing(name, root, source, missing, can_fetch)
     _refuse_unfinished_download(name, root)
     if source == "real":
+        fetch = f"or run `python -m kdexp data action=fetch dataset={name}`, " if can_fetch else ""
         raise DataError(
             f"{root}: there are no {name} files (dataset.source=real); set KDEXP_DATA to the folder that holds "
-            f"{name}/, or run `python -m kdexp data action=fetch dataset={name}`, or use dataset.source=synthetic"
+            f"{name}/, {fetch}or use dataset.source=synthetic"
         )
     return _generated(name, generated_root, generator, seed)
 
@@ -106,12 +109,15 @@ def download_folder(root: Path) -> Path:
     return root.with_name(f".{root.name}.download")
 
 
-def _existing(name: str, root: Path, source: SourceChoice, missing: Callable[[Path], list[str]]) -> Resolved:
+def _existing(
+    name: str, root: Path, source: SourceChoice, missing: Callable[[Path], list[str]], can_fetch: bool
+) -> Resolved:
     lacking = missing(root)
     if lacking:
+        fetch = f"remove the folder and run `python -m kdexp data action=fetch dataset={name}`"
         raise DataError(
-            f"{root}: {name} is incomplete, without {', '.join(lacking)}; remove the folder and run `python -m kdexp "
-            f"data action=fetch dataset={name}`, or use dataset.source=synthetic"
+            f"{root}: {name} is incomplete, without {', '.join(lacking)}; "
+            f"{fetch if can_fetch else 'add what is missing'}, or use dataset.source=synthetic"
         )
     if not (root / MARKER).exists():
         return Resolved(root=root, source="real")

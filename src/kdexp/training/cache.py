@@ -2,13 +2,14 @@
 
 A folder per (teacher weights, how they are read, data, dtype, names): one `.npy` per tensor in sample order, or several
 for a task with candidates, whose padding is not stored; and `manifest.json`, written last, with a checksum of each.
+`obtain_arrays` keeps such a folder for whatever else is computed once.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from kdexp.training.signals import CachedTeacher
 
 Values = dict[str, Tensor | Ragged]
 Features = dict[str, Tensor]
+Groups = Mapping[str, Mapping[str, Tensor | Ragged]]
+"""Tensors in sample order, by group and name."""
 
 RAM_LIMIT_BYTES = 2 * 1024**3
 """`teacher.cache=auto` maps larger caches from disk instead of reading them into memory."""
@@ -91,31 +94,27 @@ def obtain_cache(
     `mode` is `ram`, `memmap`, or `auto` (memory up to 2 GiB). Raises CacheError where a checksum does not match.
     """
     folder = key.folder(root)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        existed = (folder / "manifest.json").exists()
-        if not existed:
-            values, features = compute()
-            _write(folder, key, {"values": values, "features": features})
-    return _open(folder, mode), existed
 
+    def narrowed() -> Groups:
+        values, features = compute()
+        return {
+            "values": {name: _narrowed(one, name, key, folder) for name, one in values.items()},
+            "features": {name: _narrow(one, name, key, folder) for name, one in features.items()},
+        }
 
-def _write(folder: Path, key: CacheKey, groups: Mapping[str, Mapping[str, Tensor | Ragged]]) -> None:
-    files: dict[str, Any] = {}
-    for group, stored in groups.items():
-        for name, one in stored.items():
-            parts = one.parts() if isinstance(one, Ragged) else {"": one}
-            for part, tensor in parts.items():
-                file = ".".join(word for word in (group, name, part, "npy") if word)
-                kept = _narrowed(tensor, name, key, folder) if tensor.is_floating_point() else tensor
-                with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
-                    np.save(stream, kept.numpy(), allow_pickle=False)
-                files[file] = {"group": group, "name": name, "part": part, "sha256": _checksum(folder / file)}
     described = {"teacher": key.teacher, "signal": dict(key.signal), "data": key.data}
-    write_json(folder / "manifest.json", {**described, "files": files})
+    groups, manifest, existed = obtain_arrays(folder, mode, described, narrowed)
+    features = {name: one for name, one in groups.get("features", {}).items() if isinstance(one, Tensor)}
+    return CachedTeacher(dict(groups.get("values", {})), features, str(manifest["teacher"])), existed
 
 
-def _narrowed(tensor: Tensor, name: str, key: CacheKey, folder: Path) -> Tensor:
+def _narrowed(one: Tensor | Ragged, name: str, key: CacheKey, folder: Path) -> Tensor | Ragged:
+    if isinstance(one, Ragged):
+        return replace(one, entries=_narrow(one.entries, name, key, folder))
+    return _narrow(one, name, key, folder)
+
+
+def _narrow(tensor: Tensor, name: str, key: CacheKey, folder: Path) -> Tensor:
     """The numbers in the cache's precision. Raises CacheError where one is none there."""
     kept = tensor.to(getattr(torch, key.dtype))
     if bool(torch.isfinite(kept).all()):
@@ -125,23 +124,57 @@ def _narrowed(tensor: Tensor, name: str, key: CacheKey, folder: Path) -> Tensor:
     raise CacheError(f"the teacher's output {name} holds NaN or infinity; look at its training in {folder.parents[1]}")
 
 
-def _open(folder: Path, mode: str) -> CachedTeacher:
+def obtain_arrays(
+    folder: Path, mode: str, described: Mapping[str, Any], compute: Callable[[], Groups]
+) -> tuple[Groups, dict[str, Any], bool]:
+    """What a folder holds, its manifest, and whether it was there before; where it was not, one process computes it and
+    others wait. `described` goes into the manifest.
+
+    `mode` as for `obtain_cache`. Raises CacheError where a checksum does not match.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        existed = (folder / "manifest.json").exists()
+        if not existed:
+            _write(folder, described, compute())
+    return *_open(folder, mode, list(described)), existed
+
+
+def _write(folder: Path, described: Mapping[str, Any], groups: Groups) -> None:
+    files: dict[str, Any] = {}
+    for group, stored in groups.items():
+        for name, one in stored.items():
+            parts = one.parts() if isinstance(one, Ragged) else {"": one}
+            for part, tensor in parts.items():
+                file = ".".join(word for word in (group, name, part, "npy") if word)
+                with written_whole(folder / file) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, tensor.numpy(), allow_pickle=False)
+                files[file] = {"group": group, "name": name, "part": part, "sha256": _checksum(folder / file)}
+    write_json(folder / "manifest.json", {**described, "files": files})
+
+
+def _open(folder: Path, mode: str, keys: Sequence[str]) -> tuple[Groups, dict[str, Any]]:
     try:
-        manifest = read_json(folder / "manifest.json")
-        entries, teacher = dict(manifest["files"]), str(manifest["teacher"])
+        manifest = dict(read_json(folder / "manifest.json"))
+        entries = dict(manifest["files"])
+        missing = [key for key in keys if key not in manifest]
     except (DataError, KeyError, TypeError, ValueError):
-        raise CacheError(f"{folder / 'manifest.json'} is damaged; remove {folder} and run again") from None
+        missing = ["files"]
+    if missing:
+        raise CacheError(f"{folder / 'manifest.json'} is damaged; remove {folder} and run again")
     size = sum((folder / file).stat().st_size for file in entries if (folder / file).exists())
     mapped = mode == "memmap" or (mode == "auto" and size > RAM_LIMIT_BYTES)
-    groups: dict[str, dict[str, dict[str, Tensor]]] = {"values": {}, "features": {}}
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
     for file, entry in entries.items():
         path = folder / file
         if not path.exists() or _checksum(path) != entry["sha256"]:
             raise CacheError(f"{path} is missing or was changed after it was written; remove {folder} and run again")
         array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-        groups[entry["group"]].setdefault(entry["name"], {})[entry["part"]] = torch.from_numpy(array)
-    values: Values = {name: parts[""] if "" in parts else Ragged(**parts) for name, parts in groups["values"].items()}
-    return CachedTeacher(values, {name: parts[""] for name, parts in groups["features"].items()}, teacher)
+        found.setdefault(entry["group"], {}).setdefault(entry["name"], {})[entry["part"]] = torch.from_numpy(array)
+    return {
+        group: {name: parts[""] if "" in parts else Ragged(**parts) for name, parts in stored.items()}
+        for group, stored in found.items()
+    }, manifest
 
 
 def _checksum(path: Path) -> str:

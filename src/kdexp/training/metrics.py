@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -25,6 +26,7 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 from kdexp.bootstrap import check_metrics, check_score_defined
 from kdexp.contracts import TaskSpec
 from kdexp.errors import RunFailed
+from kdexp.rejection import REJECTIONS, background_rejections
 
 
 def split_metrics(
@@ -125,6 +127,9 @@ def _class_metrics(task: TaskSpec, logits: Tensor, target_N: Tensor) -> dict[str
         scores_NC = _class_scores(logits)
         each = [_auc(scores_NC[:, number], target_N == number) for number in present.tolist()]
         made["auc"] = sum(each) / len(each)
+    if set(REJECTIONS) & set(task.metrics) and len(present) > 1:
+        found = background_rejections(logits.numpy(), (target_N == 1).numpy(), np.ones((1, len(logits))))
+        made |= {name: float(value_R[0]) for name, value_R in found.items()}
     return made
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from functools import partial, wraps
+from typing import Any, cast
 
-from kdexp.contracts import Loss, Traits
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from kdexp.contracts import Loss, StudentOutput, TaskSpec, TeacherSignal, Traits
+from kdexp.distill.losses.log_probabilities import widen
 
 
 def declares(traits: Traits) -> Callable[[Callable[..., Tensor]], Loss]:
@@ -19,3 +21,36 @@ def declares(traits: Traits) -> Callable[[Callable[..., Tensor]], Loss]:
         return cast("Loss", function)
 
     return attach
+
+
+def on_pairs(traits: Traits, *, average: bool = False) -> Callable[[Callable[..., Tensor]], Loss]:
+    """Makes a loss of a function (student's feature, teacher's feature) -> (B,): the sum over all pairs, or their mean.
+
+    Both features come in float32 (float64 stays float64), also under autocast. The teacher's may carry the gradient of
+    a trained projection, never one to the teacher.
+    """
+
+    def attach(function: Callable[..., Tensor]) -> Loss:
+        @wraps(function)
+        def loss(
+            student: StudentOutput,
+            signal: TeacherSignal,
+            *,
+            tasks: tuple[TaskSpec, ...],
+            temperature: float,
+            scale_tau2: bool,
+            **options: Any,
+        ) -> Tensor:
+            pairs = [(widen(feature), widen(signal.features[name])) for name, feature in student.features.items()]
+            with torch.autocast(pairs[0][0].device.type, enabled=False):
+                by_pair = torch.stack([function(*pair, **options) for pair in pairs])
+            return by_pair.mean(dim=0) if average else by_pair.sum(dim=0)
+
+        return declares(traits)(loss)
+
+    return attach
+
+
+def with_options(loss: Loss, **options: Any) -> Loss:
+    """The same loss with some of its own settings fixed."""
+    return declares(loss.traits)(partial(loss, **options))

@@ -7,18 +7,18 @@ Bx is (B,) or (B, P), BxK is (B, K) or (B, P, K).
 from __future__ import annotations
 
 from collections.abc import Container
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from kdexp.contracts import NUMBERS, Loss, StudentOutput, TaskSpec, TeacherSignal, Traits
-from kdexp.distill.losses import declares
+from kdexp.distill.losses import declares, with_options
 from kdexp.distill.losses.log_probabilities import candidate_mask, log_probabilities, mean_over_positions, widen
 from kdexp.distill.losses.positions import check_form, check_task, chosen
 from kdexp.errors import ConfigError
 
 
+@declares(Traits(divergence=True, uses_temperature=True))
 def kl(
     student: StudentOutput,
     signal: TeacherSignal,
@@ -34,8 +34,7 @@ def kl(
     `positions` counts (see `positions.py`). Gradient: (p - q) / T to the student, none to the teacher. Tasks that
     predict a number, and those that the teacher does not answer, are passed over; ConfigError where none is left.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature=}")
+    check_temperature(temperature)
     distilled = distillable(tasks, signal.values)
     per_task = torch.stack([_of_task(student, signal, task, temperature, positions) for task in distilled]).sum(dim=0)
     return per_task * temperature**2 if scale_tau2 else per_task
@@ -44,17 +43,22 @@ def kl(
 def kl_at(positions: str) -> Loss:
     """`kl` over these positions. Raises ConfigError for a word that names none."""
     check_form(positions)
-    return declares(Traits(divergence=True, uses_temperature=True))(partial(kl, positions=positions))
+    return with_options(kl, positions=positions)
 
 
-def distillable(tasks: tuple[TaskSpec, ...], answered: Container[str]) -> tuple[TaskSpec, ...]:
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature=}")
+
+
+def distillable(tasks: tuple[TaskSpec, ...], answered: Container[str], part: str = "KL") -> tuple[TaskSpec, ...]:
     """The tasks that choose, among those that a teacher answers. Raises ConfigError where there is none."""
     found = tuple(task for task in tasks if task.kind not in NUMBERS and task.name in answered)
     if not found:
         named = ", ".join(f"{task.name} ({task.kind})" for task in tasks)
         raise ConfigError(
-            f"distill has a KL part, but the teacher answers none of the tasks that have classes or candidates; the "
-            f"tasks are {named}: use distill=none"
+            f"distill has a {part} part, but the teacher answers none of the tasks that have classes or candidates; "
+            f"the tasks are {named}: use distill=none"
         )
     return found
 
@@ -62,10 +66,9 @@ def distillable(tasks: tuple[TaskSpec, ...], answered: Container[str]) -> tuple[
 def _of_task(
     student: StudentOutput, signal: TeacherSignal, task: TaskSpec, temperature: float, positions: str
 ) -> Tensor:
-    _check(student, signal, task)
+    logits = softened(student, signal, task, temperature)
     mask_BxK = candidate_mask(student, task)
-    student_BxK = log_probabilities(widen(student.logits[task.name]) / temperature, task, mask_BxK)
-    teacher_BxK = log_probabilities(_teacher_logits(signal, task) / temperature, task, mask_BxK)
+    student_BxK, teacher_BxK = (log_probabilities(values, task, mask_BxK) for values in logits)
     return mean_over_positions(divergence(teacher_BxK, student_BxK), _counted(mask_BxK, task, positions))
 
 
@@ -83,7 +86,15 @@ def divergence(log_q_BxK: Tensor, log_p_BxK: Tensor) -> Tensor:
     return (q_BxK * (log_q_BxK - log_p_BxK).where(q_BxK != 0, 0.0)).sum(dim=-1)
 
 
-def _teacher_logits(signal: TeacherSignal, task: TaskSpec) -> Tensor:
+def softened(
+    student: StudentOutput, signal: TeacherSignal, task: TaskSpec, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """s / T and z / T, the teacher's without gradient. Raises ValueError where they do not have the same shape."""
+    check_shapes(student, signal, task)
+    return widen(student.logits[task.name]) / temperature, teacher_logits(signal, task) / temperature
+
+
+def teacher_logits(signal: TeacherSignal, task: TaskSpec) -> Tensor:
     """The teacher's logits at temperature 1, up to a constant that no softmax sees.
 
     Log-probabilities are logits already, except for a lone log p(y = 1): its logit is log p - log(1 - p).
@@ -94,7 +105,7 @@ def _teacher_logits(signal: TeacherSignal, task: TaskSpec) -> Tensor:
     return values * signal.temperature
 
 
-def _check(student: StudentOutput, signal: TeacherSignal, task: TaskSpec) -> None:
+def check_shapes(student: StudentOutput, signal: TeacherSignal, task: TaskSpec) -> None:
     student_shape, teacher_shape = student.logits[task.name].shape, signal.values[task.name].shape
     if student_shape != teacher_shape:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Small image and text encoders that are trained from scratch, each described by an options class with `build`.
+"""What an image or text encoder is, and small ones that are trained from scratch.
 
-An encoder maps its input to one raw feature (B, d) and says its width as `out_features`. A packaged or downloaded
-encoder takes part by the same two: an options class with `build`, and a module with `out_features`.
+Each is described by an options class whose `build` is told what the data give and makes a module. The module takes
+pixels and tokens as the data give them: normalising and pooling are its own. Packaged and downloaded encoders
+(`packaged.py`, `hub.py`) are alike.
 
-Shape suffixes: B samples, S image side, L text length, D width, H heads.
+Shape suffixes: B samples, C channels, S image side, L text length, D width, H heads.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from kdexp.errors import ConfigError
+from kdexp.systems.multimodal.images import normalise
 
 _BATCH_NORM_MOMENTUM = 0.3  # an epoch may be a few steps long; at 0.1 the running means would still be the initial ones
 
 
 class VisionEncoder(Protocol):
-    """image (B, 1, S, S) float -> (B, out_features)."""
+    """pixels uint8 (B, C, S, S) -> the raw feature (B, out_features), and the spatial map (B, channels, height, width)
+    that it was pooled from where there is one."""
 
     out_features: int
 
-    def __call__(self, image: Tensor) -> Tensor: ...
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]: ...
 
 
 class TextEncoder(Protocol):
@@ -42,14 +45,46 @@ class TextEncoder(Protocol):
 class VisionBackbone(Protocol):
     """The settings of an image encoder."""
 
-    def build(self, *, image_size: int) -> nn.Module: ...
+    def build(self, *, image_size: int, colour: bool) -> nn.Module: ...
 
 
 @runtime_checkable
 class TextBackbone(Protocol):
-    """The settings of a text encoder."""
+    """The settings of a text encoder. `tokenizer` names what made the tokens; a pretrained encoder reads its own."""
 
-    def build(self, *, vocabulary_size: int, text_length: int) -> nn.Module: ...
+    def build(self, *, vocabulary_size: int, text_length: int, tokenizer: str) -> nn.Module: ...
+
+
+class Frozen(nn.Module):
+    """A pretrained encoder that is never trained: always in eval mode, without gradients, and giving its raw feature
+    alone. Its weights count among a model's parameters; they are no part of a state dict, since building brings them.
+    `fingerprint` names them and all else that decides the feature."""
+
+    def __init__(self, encoder: nn.Module, fingerprint: str) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.fingerprint = fingerprint
+        self.out_features = encoder.out_features
+        self.register_state_dict_post_hook(_take_out)
+        self.register_load_state_dict_pre_hook(_put_back)
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        given = self.encoder(*inputs)
+        return given[0] if isinstance(given, tuple) else given
+
+
+def _take_out(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        del state[name]
+
+
+def _put_back(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    assert isinstance(module, Frozen)
+    state.update({f"{prefix}encoder.{name}": tensor for name, tensor in module.encoder.state_dict().items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +95,25 @@ class Convolutional:
     channels: Annotated[int, Ge(1)] = 16
     stages: Annotated[int, Ge(1)] = 4
 
-    def build(self, *, image_size: int) -> ConvolutionalEncoder:
+    def build(self, *, image_size: int, colour: bool) -> ConvolutionalEncoder:
         """Raises ConfigError where the image is too small for so many halvings."""
         if image_size < 2**self.stages:
             raise ConfigError(f"vision.stages: {self.stages} halvings leave nothing of an image with {image_size=}")
-        return ConvolutionalEncoder(channels=self.channels, stages=self.stages)
+        return ConvolutionalEncoder(channels=self.channels, stages=self.stages, colour=colour)
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Stride-2 convolutions, batch normalisation and ReLU, then the mean over the image: (B, 1, S, S) -> (B, d)."""
+    """Stride-2 convolutions, batch normalisation and ReLU, then the mean over the image: (B, C, S, S) -> (B, d)."""
 
-    def __init__(self, *, channels: int, stages: int) -> None:
+    def __init__(self, *, channels: int, stages: int, colour: bool) -> None:
         super().__init__()
-        widths = [1] + [channels * 2**stage for stage in range(stages)]
+        widths = [3 if colour else 1] + [channels * 2**stage for stage in range(stages)]
         self.stages = nn.Sequential(*(_stage(before, after) for before, after in pairwise(widths)))
         self.out_features = widths[-1]
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.stages(image).mean(dim=(2, 3))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        spatial = self.stages(normalise(pixels))
+        return spatial.mean(dim=(2, 3)), spatial
 
 
 def _stage(before: int, after: int) -> nn.Module:
@@ -101,7 +137,7 @@ class HashedTransformer:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
     word_dropout: Annotated[float, Ge(0), Lt(1)] = 0.3
 
-    def build(self, *, vocabulary_size: int, text_length: int) -> HashedTransformerEncoder:
+    def build(self, *, vocabulary_size: int, text_length: int, tokenizer: str) -> HashedTransformerEncoder:
         """Raises ConfigError where the heads do not divide the width."""
         if self.width % self.heads:
             raise ConfigError(f"text.heads: must divide text.width, got heads={self.heads} and width={self.width}")

@@ -18,14 +18,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Len
-from torch import Tensor
 
-from kdexp.contracts import SPLITS, Batch, ProgressReport, SplitName, TaskSpec
-from kdexp.errors import DataError
+from kdexp.contracts import SPLITS, ProgressReport, SplitName, TaskSpec
 from kdexp.records import fingerprint
 from kdexp.systems.download import file_sha256
 from kdexp.systems.multimodal import medpix_release, medpix_synthetic
-from kdexp.systems.multimodal.images import decode, normalise
 from kdexp.systems.multimodal.medpix_files import (
     LOCATIONS,
     MODALITIES,
@@ -38,10 +35,18 @@ from kdexp.systems.multimodal.medpix_files import (
 )
 from kdexp.systems.multimodal.medpix_inspect import inspect_records
 from kdexp.systems.multimodal.medpix_synthetic import GeneratorOptions
-from kdexp.systems.multimodal.text import PADDING, TextOptions, encode
+from kdexp.systems.multimodal.pairs import (
+    METRICS,
+    InputOptions,
+    Pairs,
+    PairSplit,
+    input_settings,
+    load_pairs,
+    refuse_images_in_two_splits,
+)
+from kdexp.systems.multimodal.pieces import PieceOptions
+from kdexp.systems.multimodal.text import TextOptions
 from kdexp.systems.sources import Generator, Source, SourceChoice, resolve_source, write_generated
-
-METRICS = ("f1", "acc", "prec", "rec", "auc")
 
 logger = logging.getLogger(__name__)
 
@@ -54,40 +59,23 @@ class FetchOptions:
     timeout_seconds: Annotated[float, Gt(0)] = 60.0
 
 
-class MedPixSplit:
-    """One split in memory: pixels uint8 (N, S, S), tokens int32 (N, L), labels int64 (N,), case ids (N,)."""
-
-    def __init__(self, records: list[MedPixRecord], pixels: Tensor, tokens: Tensor) -> None:
-        self.clusters = np.array([record.case for record in records])
-        self._pixels = pixels
-        self._tokens = tokens
-        self._targets = {
-            "modality": torch.tensor([MODALITIES.index(record.modality) for record in records]),
-            "location": torch.tensor([LOCATIONS.index(record.location) for record in records]),
-        }
-
-    def __len__(self) -> int:
-        return len(self.clusters)
-
-    def fetch(self, index: Tensor) -> Batch:
-        """`image` (B, 1, S, S) float32 in [-1, 1], `tokens` (B, L) int64, `mask` (B, L) bool; one view for both."""
-        tokens = self._tokens[index].to(torch.int64)
-        view = {"image": normalise(self._pixels[index]), "tokens": tokens, "mask": tokens != PADDING}
-        targets = {task: labels[index] for task, labels in self._targets.items()}
-        return Batch(student=view, teacher=view, targets=targets, index=index)
-
-
 @dataclass(kw_only=True)
 class _Content:
     root: Path
     records: dict[SplitName, list[MedPixRecord]]
     image_hashes: dict[SplitName, list[str]] = field(default_factory=dict)
-    splits: dict[SplitName, MedPixSplit] = field(default_factory=dict)
+    splits: dict[SplitName, PairSplit] = field(default_factory=dict)
+
+    def described(self, split: SplitName, row: int) -> tuple[str, str]:
+        """Where a split's row is written, and what its image is called."""
+        record = self.records[split][row]
+        return f"{descriptions_file(self.root, split)}, line {record.line}", record.image
 
 
 class MedPix:
     """The data set. `root` holds `images/` and `splitted_dataset/`; stand-ins are kept under `generated_root`.
-    Images become `image_size` x `image_size` grey pixels."""
+    Images become `image_size` x `image_size` pixels, grey unless `colour`; where `teacher_inputs` is given, the teacher
+    sees the same samples in that way."""
 
     tasks = (
         TaskSpec(name="modality", kind="multiclass", classes=MODALITIES, metrics=METRICS),
@@ -105,15 +93,17 @@ class MedPix:
         name: str = "medpix",
         source: SourceChoice = "auto",
         image_size: Annotated[int, Ge(8)] = 64,
-        text: TextOptions | None = None,
+        colour: bool = False,
+        text: TextOptions | PieceOptions | None = None,
+        teacher_inputs: InputOptions | None = None,
         generator: GeneratorOptions | None = None,
         fetch: FetchOptions | None = None,
     ) -> None:
         self.name = name
         self.root = Path(root)
         self.generated_root = Path(generated_root)
-        self.image_size = image_size
-        self.text = text or TextOptions()
+        self.inputs = InputOptions(image_size=image_size, colour=colour, text=text or TextOptions())
+        self.teacher_inputs = teacher_inputs
         self.generator = generator or GeneratorOptions()
         self.fetch_options = fetch or FetchOptions()
         self._source_choice: SourceChoice = source
@@ -137,20 +127,18 @@ class MedPix:
         content = _Content(root=resolved.root, records=read_records(resolved.root))
         for split in SPLITS:
             self._load(content, split, progress)
-        _refuse_images_in_two_splits(content)
+        refuse_images_in_two_splits(content.image_hashes, content.described)
         self.source, self._content = resolved.source, content
         self.fingerprint = self._fingerprint(content)
 
-    def split(self, name: SplitName) -> MedPixSplit:
+    def split(self, name: SplitName) -> PairSplit:
         return self._ready().splits[name]
 
     def model_arguments(self) -> dict[str, Any]:
-        return {
-            "tasks": self.tasks,
-            "vocabulary_size": self.text.vocabulary_size,
-            "text_length": self.text.length,
-            "image_size": self.image_size,
-        }
+        return {"tasks": self.tasks, **self.inputs.arguments()}
+
+    def teacher_arguments(self) -> dict[str, Any]:
+        return {"tasks": self.tasks, **(self.teacher_inputs or self.inputs).arguments()}
 
     def inspect(self) -> dict[str, Any]:
         content = self._ready()
@@ -176,32 +164,28 @@ class MedPix:
 
     def _load(self, content: _Content, split: SplitName, progress: ProgressReport | None) -> None:
         records = content.records[split]
-        paths = [image_file(content.root, record) for record in records]
-        pixels, content.image_hashes[split] = decode(paths, self.image_size, progress)
-        tokens = encode([record.caption for record in records], self.text)
-        content.splits[split] = MedPixSplit(records, pixels, tokens)
+        pairs = Pairs(
+            images=[image_file(content.root, record) for record in records],
+            texts=[record.caption for record in records],
+            targets={
+                "modality": torch.tensor([MODALITIES.index(record.modality) for record in records]),
+                "location": torch.tensor([LOCATIONS.index(record.location) for record in records]),
+            },
+            clusters=np.array([record.case for record in records]),
+        )
+        loaded = load_pairs(pairs, self.inputs, self.teacher_inputs, progress)
+        content.splits[split], content.image_hashes[split] = loaded
 
     def _fingerprint(self, content: _Content) -> str:
         files = [descriptions_file(content.root, split) for split in SPLITS]
         if uid_list_file(content.root).is_file():
             files.append(uid_list_file(content.root))
-        settings = {"image_size": self.image_size, "text": asdict(self.text)}
-        return fingerprint(self.name, [file_sha256(path) for path in files], content.image_hashes, settings)
+        hashes = [file_sha256(path) for path in files]
+        tokens = [content.splits[split].tokens_sha256() for split in SPLITS]
+        settings = input_settings(self.inputs, self.teacher_inputs)
+        return fingerprint(self.name, hashes, content.image_hashes, settings, tokens)
 
     def _ready(self) -> _Content:
         if self._content is None:
             raise RuntimeError("MedPix.setup has not been called")
         return self._content
-
-
-def _refuse_images_in_two_splits(content: _Content) -> None:
-    """Raises DataError where two splits hold the same image file under two names."""
-    home: dict[str, tuple[SplitName, MedPixRecord]] = {}
-    for split in SPLITS:
-        for record, image_hash in zip(content.records[split], content.image_hashes[split], strict=True):
-            other, twin = home.setdefault(image_hash, (split, record))
-            if other != split:
-                raise DataError(
-                    f"{descriptions_file(content.root, split)}, line {record.line}: image {record.image} is the same "
-                    f"file as {twin.image} in {other}, so {split} would leak; remove one of them"
-                )

@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from PIL import Image
 
 from kdexp.contracts import SPLITS, ProgressReport, SplitName
-from kdexp.systems.multimodal.images import REPORT_EVERY
+from kdexp.systems.multimodal.drawing import as_pixels, disc, plane, save_images
 from kdexp.systems.multimodal.medpix_files import FILE_WORDS, LOCATIONS
 
 VERSION = 1
@@ -86,7 +85,11 @@ def write(folder: Path, options: GeneratorOptions, seed: int, progress: Progress
         next_case += counts[split]
         records = [record for case in cases for record in case["records"]]
         _plant_templates(records, split)
-        _write_images(folder / "images", records, options.noise, random, progress, split)
+        pictures = (
+            (folder / "images" / f"{record['image']}.png", _picture(random, record, options.noise))
+            for record in records
+        )
+        save_images(pictures, len(records), f"generate {split} images", progress)
         _write_lines(folder / "splitted_dataset" / f"descriptions_{FILE_WORDS[split]}.jsonl", records)
         _write_lines(
             folder / "splitted_dataset" / f"data_{FILE_WORDS[split]}.jsonl", [case["report"] for case in cases]
@@ -180,30 +183,10 @@ def _write_lines(path: Path, values: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(value, separators=(",", ":")) + "\n" for value in values), encoding="ascii")
 
 
-def _write_images(
-    folder: Path,
-    records: Sequence[dict[str, Any]],
-    noise: float,
-    random: np.random.Generator,
-    progress: ProgressReport | None,
-    split: SplitName,
-) -> None:
-    for number, record in enumerate(records, start=1):
-        pixels = _picture(random, LOCATIONS.index(record["Location Category"]), record["Type"], noise)
-        _as_stored(pixels, number).save(folder / f"{record['image']}.png", compress_level=1)
-        if progress is not None and (number % REPORT_EVERY == 0 or number == len(records)):
-            progress(f"generate {split} images", number, len(records))
-
-
-def _as_stored(pixels: np.ndarray, number: int) -> Image.Image:
-    """Grey, RGB or RGBA with opaque alpha, in turn."""
-    return Image.fromarray(pixels).convert(("L", "RGB", "RGBA")[number % 3])
-
-
-def _picture(random: np.random.Generator, location: int, modality: str, noise: float) -> np.ndarray:
+def _picture(random: np.random.Generator, record: dict[str, Any], noise: float) -> np.ndarray:
     """Grey pixels (height, width) uint8 of a varied size: a body whose shape is the region's, in the scanner's look."""
-    height, width = (int(side) for side in random.integers(72, 129, size=2))
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    location, modality = LOCATIONS.index(record["Location Category"]), record["Type"]
+    y, x = plane(random)
     shift_y, shift_x = random.normal(0, 0.06, size=2)
     body, parts = _shape(location, y - shift_y, x - shift_x)
     edge = body & ~_shape(location, (y - shift_y) * 1.12, (x - shift_x) * 1.12)[0]
@@ -213,21 +196,17 @@ def _picture(random: np.random.Generator, location: int, modality: str, noise: f
         waves = 0.1 * np.sin(x * random.uniform(8, 14) + y * random.uniform(8, 14))
         picture = 0.02 + (0.55 + waves) * body - 0.25 * parts - 0.35 * edge
     picture = picture * random.uniform(0.8, 1.2) + random.normal(0, noise, size=picture.shape)
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return as_pixels(picture)
 
 
 def _shape(location: int, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two masks: the body's outline, and the organs that tell the region."""
     if location == 0:  # a wide body with one large organ on the left
-        return _disc(y, x, 0.60, 0.90), _disc(y, x + 0.4, 0.30, 0.35)
+        return disc(y, x, 0.60, 0.90), disc(y, x + 0.4, 0.30, 0.35)
     if location == 1:  # a round skull with two narrow ventricles
-        return _disc(y, x, 0.80, 0.70), _disc(y, x - 0.15, 0.30, 0.08) | _disc(y, x + 0.15, 0.30, 0.08)
+        return disc(y, x, 0.80, 0.70), disc(y, x - 0.15, 0.30, 0.08) | disc(y, x + 0.15, 0.30, 0.08)
     if location == 2:  # a wide body with one round organ, low in the middle
-        return _disc(y, x, 0.60, 0.90), _disc(y - 0.30, x, 0.20, 0.20)
+        return disc(y, x, 0.60, 0.90), disc(y - 0.30, x, 0.20, 0.20)
     if location == 3:  # a wide body with two large lungs
-        return _disc(y, x, 0.70, 0.90), _disc(y, x - 0.42, 0.45, 0.28) | _disc(y, x + 0.42, 0.45, 0.28)
+        return disc(y, x, 0.70, 0.90), disc(y, x - 0.42, 0.45, 0.28) | disc(y, x + 0.42, 0.45, 0.28)
     return (np.abs(x) < 0.45) & (np.abs(y) < 0.95), (np.abs(x) < 0.18) & (np.sin(y * 14) > 0)  # a column of bones
-
-
-def _disc(y: np.ndarray, x: np.ndarray, height: float, width: float) -> np.ndarray:
-    return (y / height) ** 2 + (x / width) ** 2 < 1

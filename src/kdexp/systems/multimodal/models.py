@@ -12,17 +12,19 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
-from kdexp.contracts import StudentOutput, TaskSpec
-from kdexp.systems.multimodal.backbones import TextBackbone, VisionBackbone
-from kdexp.systems.multimodal.fusion import Fusion
+from kdexp.contracts import FrozenPart, StudentOutput, TaskSpec
+from kdexp.systems.multimodal.backbones import Frozen, TextBackbone, VisionBackbone
+from kdexp.systems.multimodal.fusion import Fusion, with_auxiliary
 
 
 class MultimodalClassifier(nn.Module):
     """Classifies pairs of an image and a text. `width` is D, the size of the projected and of the fused feature;
     `dropout` follows the fusion, `head_dropout` precedes each head.
 
-    Inputs: `image` (B, 1, S, S) float, `tokens` (B, L) int64, `mask` (B, L) bool, True on words. Features of the
-    output: `img_raw`, `txt_raw` (B, encoder width) and `img_proj`, `txt_proj` (B, D).
+    Inputs: `image` (B, C, S, S) uint8, `tokens` (B, L) int64, `mask` (B, L) bool, True on words. Features of the
+    output: `img_raw`, `txt_raw` (B, encoder width), `img_proj`, `txt_proj` (B, D), and `img_map` (B, channels, height,
+    width) where the image encoder has one and is not frozen. What a frozen encoder gives may stand in for what it
+    reads: `img_raw` for `image`, `txt_raw` for `tokens` and `mask`.
     """
 
     version = 1
@@ -34,6 +36,8 @@ class MultimodalClassifier(nn.Module):
         vocabulary_size: Annotated[int, Ge(1)],
         text_length: Annotated[int, Ge(1)],
         image_size: Annotated[int, Ge(1)],
+        colour: bool,
+        tokenizer: str,
         vision: VisionBackbone,
         text: TextBackbone,
         fusion: Fusion,
@@ -43,8 +47,8 @@ class MultimodalClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.tasks = tuple(task.name for task in tasks)
-        self.vision = vision.build(image_size=image_size)
-        self.text = text.build(vocabulary_size=vocabulary_size, text_length=text_length)
+        self.vision = vision.build(image_size=image_size, colour=colour)
+        self.text = text.build(vocabulary_size=vocabulary_size, text_length=text_length, tokenizer=tokenizer)
         self.proj_vis = nn.Linear(_out_features(self.vision), width)
         self.proj_txt = nn.Linear(_out_features(self.text), width)
         self.fusion = fusion.build(width)
@@ -52,15 +56,34 @@ class MultimodalClassifier(nn.Module):
         for task in tasks:
             self.add_module(f"head_{task.name}", Head(width, len(task.classes), dropout=head_dropout))
 
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        """The encoders that are not trained, by the input that may stand in for theirs."""
+        encoders = {"img_raw": (self.vision, ("image",)), "txt_raw": (self.text, ("tokens", "mask"))}
+        return {
+            name: FrozenPart(module=encoder, reads=reads, fingerprint=encoder.fingerprint)
+            for name, (encoder, reads) in encoders.items()
+            if isinstance(encoder, Frozen)
+        }
+
     def forward(self, inputs: Mapping[str, Tensor]) -> StudentOutput:
-        img_raw = self.vision(inputs["image"])
-        txt_raw = self.text(inputs["tokens"], inputs["mask"])
+        img_raw, img_map = self._image_features(inputs)
+        is_given = isinstance(self.text, Frozen) and "txt_raw" in inputs
+        txt_raw = inputs["txt_raw"] if is_given else self.text(inputs["tokens"], inputs["mask"])
         img_proj, txt_proj = self.proj_vis(img_raw), self.proj_txt(txt_raw)
-        fused = self.dropout(self.fusion(img_proj, txt_proj))
+        fused, aux = with_auxiliary(self.fusion(img_proj, txt_proj))
+        fused = self.dropout(fused)
+        features = {"img_raw": img_raw, "txt_raw": txt_raw, "img_proj": img_proj, "txt_proj": txt_proj}
         return StudentOutput(
             logits={task: self.get_submodule(f"head_{task}")(fused) for task in self.tasks},
-            features={"img_raw": img_raw, "txt_raw": txt_raw, "img_proj": img_proj, "txt_proj": txt_proj},
+            features=features if img_map is None else {**features, "img_map": img_map},
+            aux=dict(aux),
         )
+
+    def _image_features(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The raw feature (B, d) and the map that it was pooled from, where there is one."""
+        if not isinstance(self.vision, Frozen):
+            return self.vision(inputs["image"])
+        return (inputs["img_raw"] if "img_raw" in inputs else self.vision(inputs["image"])), None
 
 
 class Head(nn.Module):

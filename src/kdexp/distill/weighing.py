@@ -1,0 +1,134 @@
+"""Reads what a preset weighs: schedules, losses with their settings, features. All that is wrong is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from annotated_types import Interval
+
+from kdexp.contracts import Loss
+from kdexp.distill.parts import LOSSES, PARTS, make_loss
+from kdexp.distill.projections import Pairing, Side, read_pairs
+from kdexp.distill.schedules import Course, ScheduleSetting, make_schedules
+from kdexp.errors import ConfigError
+
+POSITIVE = Interval(gt=0)
+NOT_NEGATIVE = Interval(ge=0)
+FRACTION = Interval(ge=0, le=1)
+WeightSettings = dict[str, ScheduleSetting]
+
+
+@contextmanager
+def gathering(problems: list[str]) -> Iterator[None]:
+    """Adds what a ConfigError inside says to the list, and goes on."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
+
+
+def check_names(weights: WeightSettings, parts: tuple[str, ...]) -> None:
+    """Raises ConfigError unless exactly these parts are weighed."""
+    problems = [f"distill.weights.{name} is missing" for name in parts if name not in weights]
+    problems += [
+        f"distill.weights.{name} weighs nothing: choose among {parts}" for name in weights if name not in parts
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_fused(fused: bool, positions: str) -> None:
+    """Raises ConfigError for positions that no task which can be fused has."""
+    if fused and positions not in ("decisions", "all"):
+        raise ConfigError(
+            f"distill.fused: tasks that can be fused have no positions; got distill.positions={positions}"
+        )
+
+
+def read_schedules(
+    settings: Mapping[str, tuple[ScheduleSetting, Interval]], aux: WeightSettings | None
+) -> tuple[dict[str, Course], dict[str, Course]]:
+    """The preset's schedules by key below `distill`, and those of auxiliary parts; all problems at once."""
+    auxiliary = aux or {}
+    taken = [f"distill.aux.{name} has the name of another part; rename it" for name in auxiliary if name in PARTS]
+    if taken:
+        raise ConfigError(taken)
+    keyed = {f"distill.{key}": setting for key, setting in settings.items()}
+    keyed |= {f"distill.aux.{name}": (setting, NOT_NEGATIVE) for name, setting in auxiliary.items()}
+    schedules = make_schedules(keyed)
+    return (
+        {key: schedules[f"distill.{key}"] for key in settings},
+        {name: schedules[f"distill.aux.{name}"] for name in auxiliary},
+    )
+
+
+def read_losses(names: list[str], options: Mapping[str, Any], positions: str) -> dict[str, Loss]:
+    """The losses of these parts, with their settings. Raises ConfigError for settings of a part that is not weighed."""
+    problems = [
+        f"distill.options.{name}: has no effect, distill.weights.{name} is not set"
+        for name in options
+        if name not in names
+    ]
+    losses = {}
+    for name in names:
+        own = options.get(name) or {}
+        with gathering(problems):
+            if not isinstance(own, Mapping):
+                raise ConfigError(f"distill.options.{name}: must be settings by name, got {own!r}")
+            losses[name] = make_loss(name, {key: own[key] for key in own if not _is_of_pairs(name, key)}, positions)
+    if problems:
+        raise ConfigError(problems)
+    return losses
+
+
+def read_pairings(names: list[str], features: Any, options: Mapping[str, Any], project: str) -> dict[str, Pairing]:
+    """What each loss on features compares: `features`, unless `options.NAME.features` says other pairs."""
+    readers = [name for name in names if LOSSES[name].traits.features]
+    own = {name: options[name]["features"] for name in readers if "features" in (options.get(name) or {})}
+    problems = []
+    if features is not None and set(own) == set(readers):
+        problems.append("distill.features: has no effect, no part that is weighed reads it")
+    if project not in get_args(Side):
+        problems.append(f"distill.project: must be {' or '.join(get_args(Side))}, got {project!r}")
+    elif project != "teacher" and not any(LOSSES[name].traits.projected for name in names):
+        problems.append(f"distill.project: {project} has no effect, no part that is weighed projects a feature")
+    pairings = {}
+    for name in readers:
+        key = f"distill.options.{name}.features" if name in own else "distill.features"
+        with gathering(problems):
+            if name not in own and features is None:
+                raise ConfigError(f"{key}: missing, {name} compares features; list [[student's, teacher's], ...]")
+            pairs = read_pairs(own.get(name, features), key)
+            side: Side = "student" if project == "student" else "teacher"
+            pairings[name] = Pairing(pairs=pairs, key=key, traits=LOSSES[name].traits, project=side)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return pairings
+
+
+def check_used(weighed: Mapping[str, Any], temperature: Any, scale_tau2: bool, positions: str, fused: bool) -> None:
+    """Raises ConfigError for what only some parts read, where none of these is weighed; and for what they miss."""
+    tempered = [name for name in weighed if name in LOSSES and LOSSES[name].traits.uses_temperature]
+    problems = []
+    if not weighed:
+        problems.append("distill.weights: all are null, so there is nothing to train on")
+    if tempered and temperature is None:
+        problems.append(f"distill.temperature: missing, {', '.join(tempered)} needs it")
+    if not tempered and temperature is not None:
+        problems.append("distill.temperature: has no effect, no part that is weighed uses it; set it to null")
+    if not tempered and not scale_tau2:
+        problems.append("distill.scale_tau2: false has no effect, no part that is weighed uses a temperature")
+    if "kl" not in weighed and positions != "decisions":
+        problems.append(f"distill.positions: {positions} has no effect, only kl reads it, and kl is not weighed")
+    if fused and not {"ce", "kl"} <= set(weighed):
+        problems.append("distill.fused: has no effect, it takes ce and kl together, and both must be weighed")
+    with gathering(problems):
+        check_fused(fused, positions)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_of_pairs(name: str, key: str) -> bool:
+    return key == "features" and LOSSES[name].traits.features is not None
