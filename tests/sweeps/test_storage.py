@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from kdexp.errors import StudyError
+from kdexp.sweeps import storage
 from kdexp.sweeps.storage import open_storage, patiently, study_lock
 
 
@@ -74,3 +76,11 @@ def test_a_storage_that_stays_away_ends_with_a_sentence():
 
     with pytest.raises(StudyError, match=r"reading: the storage is out of reach.*the same command goes on"):
         patiently("reading", call, patience_seconds=0)
+
+
+def test_workers_may_try_the_folder_at_the_same_moment(tmp_path):
+    """They once shared the name of a file to try with: one removed it under the other."""
+    with ThreadPoolExecutor(8) as pool:
+        tried = [pool.submit(storage._refuse_unwritable, tmp_path / "study.db") for _ in range(2000)]
+    assert [one.exception() for one in tried] == [None] * len(tried)
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import optuna
@@ -111,9 +112,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _refuse_unwritable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.probe"
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=path.parent):  # of a name of its own: workers try it at the same moment
+            pass
         if path.exists():
             with path.open("r+b"):
                 pass
