@@ -425,3 +425,13 @@ def test_files_hold_full_numbers_and_pages_hold_no_tags_of_others(make: Make, tm
     assert json.loads(json.dumps(table)) == table
     write_tables([compared(runs[:1])], tmp_path)
     assert not (tmp_path / "groups.csv").exists()
+
+
+def test_many_settings_are_left_to_the_files_instead_of_squeezing_the_numbers(make: Make) -> None:
+    table = compared([make("a", 0.9), make("b", 0.6)])
+    table["settings"] = ["teacher.model.fusion.heads", "teacher.model.dropout", "student.width", "student.dropout"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    render_comparison([table], console)
+    shown = console.export_text()
+    assert "differ in 4 settings, which runs.csv and the report list" in shown
+    assert "heads" not in shown and "0.900" in shown

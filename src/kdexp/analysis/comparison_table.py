@@ -20,6 +20,7 @@ Comparison = Mapping[str, Any]
 Rows = list[list[str]]
 
 _WIDE = 150
+_MOST_SETTINGS = 3  # that a terminal's table has room for
 _NUMBERS = ("seed", "seeds", "para-\nmeters", "time", "p", "pairs")
 _SYNTHETIC = "generated stand-in, says nothing about the real data"
 
@@ -37,13 +38,17 @@ def render_comparison(tables: Sequence[Comparison], console: Console, *, groups_
             console.print(Text("\nRuns alike but for their seeds: mean (spread over seeds)", style="bold"))
             console.print(_rich(*group_cells(table, " " if console.width >= _WIDE else "\n")))
         console.print()
+        if len(table["settings"]) > _MOST_SETTINGS and not groups_only:
+            console.print(f"The runs differ in {len(table['settings'])} settings, which runs.csv and the report list.")
         told_apart = [] if groups_only and table["groups"] else [table["told_apart"]]
         for sentence in [*told_apart, *table["sentences"], *notes(table)]:
             console.print(Text(sentence), soft_wrap=True)
 
 
 def _fitting(table: Comparison, width: int) -> list[tuple[list[str], Rows]]:
-    return [run_cells(table)] if width >= _WIDE else [score_cells(table, "\n"), difference_cells(table)]
+    """In one table where it is wide enough; many settings, which would leave no room, are left to the files."""
+    shown = table if len(table["settings"]) <= _MOST_SETTINGS else {**table, "settings": []}
+    return [run_cells(shown)] if width >= _WIDE else [score_cells(shown, "\n"), difference_cells(shown)]
 
 
 def heading(table: Comparison) -> str:
