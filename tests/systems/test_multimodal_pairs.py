@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdexp.errors import DataError
 from kdexp.systems.multimodal.images import ImageShape, decode, normalise
-from kdexp.systems.multimodal.pairs import InputOptions, Pairs, PairSplit, load_pairs
+from kdexp.systems.multimodal.pairs import InputOptions, Pairs, PairSplit, input_settings, load_pairs
 from kdexp.systems.multimodal.pieces import PieceOptions
 from kdexp.systems.multimodal.text import TextOptions
 
@@ -111,3 +111,15 @@ def test_masked_pieces_show_no_trace_of_the_words_taken_out() -> None:
     assert torch.equal(one, other)
     plain = PieceOptions(length=16).encode(["Axial T2-weighted MR image: the liver."])[0]
     assert not torch.equal(one, plain)
+
+
+def test_what_is_left_out_is_the_same_for_every_sample_and_the_rest_is_untouched(pairs: Pairs) -> None:
+    every = torch.arange(3)
+    full = loaded(pairs, InputOptions(image_size=8)).fetch(every).student
+    image_only = loaded(pairs, InputOptions(image_size=8, without="text")).fetch(every).student
+    text_only = loaded(pairs, InputOptions(image_size=8, without="image")).fetch(every).student
+    assert torch.equal(image_only["image"], full["image"]) and torch.equal(text_only["tokens"], full["tokens"])
+    assert (image_only["tokens"] == image_only["tokens"][0]).all() and image_only["mask"].any(dim=1).all()
+    assert text_only["image"].unique().tolist() == [128]
+    settings = [input_settings(InputOptions(without=without), None) for without in (None, "text", "image")]
+    assert settings[0] != settings[1] != settings[2] and "without" not in settings[0][0]

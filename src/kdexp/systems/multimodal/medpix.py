@@ -40,6 +40,7 @@ from kdexp.systems.multimodal.pairs import (
     InputOptions,
     Pairs,
     PairSplit,
+    Without,
     input_settings,
     load_pairs,
     refuse_images_in_two_splits,
@@ -95,6 +96,7 @@ class MedPix:
         image_size: Annotated[int, Ge(8)] = 64,
         colour: bool = False,
         text: TextOptions | PieceOptions | None = None,
+        without: Without | None = None,
         teacher_inputs: InputOptions | None = None,
         generator: GeneratorOptions | None = None,
         fetch: FetchOptions | None = None,
@@ -102,7 +104,7 @@ class MedPix:
         self.name = name
         self.root = Path(root)
         self.generated_root = Path(generated_root)
-        self.inputs = InputOptions(image_size=image_size, colour=colour, text=text or TextOptions())
+        self.inputs = InputOptions(image_size=image_size, colour=colour, text=text or TextOptions(), without=without)
         self.teacher_inputs = teacher_inputs
         self.generator = generator or GeneratorOptions()
         self.fetch_options = fetch or FetchOptions()

@@ -9,9 +9,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from annotated_types import Ge
 from torch import Tensor
 
@@ -21,17 +22,21 @@ from kdexp.systems.multimodal.images import ImageShape, decode
 from kdexp.systems.multimodal.pieces import PieceOptions
 from kdexp.systems.multimodal.text import PADDING, TextOptions
 
+Without = Literal["image", "text"]
 METRICS = ("f1", "acc", "prec", "rec", "auc")
 """What each task reports."""
+_EVEN_GREY = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """What a model sees of a pair: `image_size` x `image_size` pixels, grey unless `colour`, and the text's tokens."""
+    """What a model sees of a pair: `image_size` x `image_size` pixels, grey unless `colour`, and the text's tokens.
+    `without` blanks one of the two, for an ablation: every image is an even grey, or every text is empty."""
 
     image_size: Annotated[int, Ge(8)] = 64
     colour: bool = False
     text: TextOptions | PieceOptions = field(default_factory=TextOptions)
+    without: Without | None = None
 
     @property
     def image_shape(self) -> ImageShape:
@@ -109,13 +114,28 @@ def load_pairs(
     shapes = list(dict.fromkeys(options.image_shape for options in wanted))
     pixels, hashes = decode(pairs.images, shapes, progress)
     tokens = {options: options.encode(pairs.texts) for options in dict.fromkeys(each.text for each in wanted)}
-    views = [View(pixels=pixels[shapes.index(each.image_shape)], tokens=tokens[each.text]) for each in wanted]
+    views = [
+        _view(each, pixels[shapes.index(each.image_shape)], tokens[each.text], len(pairs.texts)) for each in wanted
+    ]
     return PairSplit(pairs, student=views[0], teacher=views[1] if teacher is not None else None), hashes
+
+
+def _view(options: InputOptions, pixels: Tensor, tokens: Tensor, n: int) -> View:
+    if options.without == "image":
+        pixels = torch.full_like(pixels, _EVEN_GREY)
+    if options.without == "text":
+        tokens = options.text.encode([""] * n)
+    return View(pixels=pixels, tokens=tokens)
 
 
 def input_settings(student: InputOptions, teacher: InputOptions | None) -> list[dict[str, Any] | None]:
     """Both views' settings as plain values, for a data set's fingerprint."""
-    return [None if each is None else {**asdict(each), "tokenizer": each.text.tokenizer} for each in (student, teacher)]
+
+    def settings(options: InputOptions) -> dict[str, Any]:
+        facts = {**asdict(options), "tokenizer": options.text.tokenizer}
+        return {key: value for key, value in facts.items() if key != "without" or value}
+
+    return [None if each is None else settings(each) for each in (student, teacher)]
 
 
 def refuse_images_in_two_splits(

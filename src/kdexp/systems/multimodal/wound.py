@@ -28,6 +28,7 @@ from kdexp.systems.multimodal.pairs import (
     InputOptions,
     Pairs,
     PairSplit,
+    Without,
     input_settings,
     load_pairs,
     refuse_images_in_two_splits,
@@ -96,6 +97,7 @@ class Wound:
         image_size: Annotated[int, Ge(8)] = 64,
         colour: bool = False,
         text: TextOptions | PieceOptions | None = None,
+        without: Without | None = None,
         teacher_inputs: InputOptions | None = None,
         generator: GeneratorOptions | None = None,
     ) -> None:
@@ -105,7 +107,7 @@ class Wound:
         self.columns = Columns(
             filepath=filepath_column, type=type_column, severity=severity_column, description=description_column
         )
-        self.inputs = InputOptions(image_size=image_size, colour=colour, text=text or TextOptions())
+        self.inputs = InputOptions(image_size=image_size, colour=colour, text=text or TextOptions(), without=without)
         self.teacher_inputs = teacher_inputs
         self.generator = generator or GeneratorOptions()
         self.tasks = _tasks(TYPES)

@@ -50,16 +50,17 @@ class JetSplit:
         return len(self._rows)
 
     def fetch(self, index: Tensor) -> Batch:
-        """`features` (B, M, 7) float32, `mask` (B, M) bool and `weight` (B,) float32, in both views; slot k of one view
-        is slot k of the other, or empty."""
-        rows, weight = self._rows[index], self._weights[index]
+        """`features` (B, M, 7) float32 and `mask` (B, M) bool in both views; slot k of one view is slot k of the other,
+        or empty."""
+        rows = self._rows[index]
         offline = self._view(self._views.offline, self._scales["offline"], rows)
         hlt = self._view(self._views.hlt, self._scales["hlt"], rows)
         return Batch(
-            student={**hlt, "weight": weight},
-            teacher={**offline, "weight": weight.clone()},
+            student=hlt,
+            teacher=offline,
             targets={"top": self._labels[index]},
             index=index,
+            weights=self._weights[index],
         )
 
     def _view(self, view: View, scale: Scale, rows: Tensor) -> dict[str, Tensor]:
