@@ -25,7 +25,7 @@ HALF_TOLERANCE = 1e-3
 """Half precision keeps eleven bits: a logit is off by at most 1/2048 of its size, the loss moves by less than this."""
 
 with outside_trusted():
-    CASES = [case for case in model_cases() if case.role == "teacher"]
+    CASES = [case for case in model_cases() if case.role == "teacher" and not case.is_downloaded]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,8 +90,8 @@ def objective() -> Objective:
 @pytest.fixture(scope="module", params=as_params(CASES), ids=str)
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     case: ModelCase = request.param
-    dataset = opened(case.dataset, tmp_path_factory.getbasetemp() / "plugins")
-    student = ModelCase("student", case.dataset).build(dataset)
+    dataset = opened(case.dataset, tmp_path_factory.getbasetemp() / "plugins", *case.data_words)
+    student = ModelCase("student", case.dataset, case.data_words).build(dataset)
     return Stage(dataset, case.build(dataset), student, tmp_path_factory.mktemp("outputs"))
 
 
