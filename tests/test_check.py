@@ -330,6 +330,11 @@ def test_all_mistakes_come_at_once(medpix: DictConfig) -> None:
         ({"teacher.checkpoint": "t.pt"}, ("teacher.max_epochs=3",), "teacher.max_epochs: has no effect, teacher.check"),
         (
             {"teacher.checkpoint": "t.pt"},
+            ("teacher.ema=0.9",),
+            "teacher.ema: has no effect, teacher.checkpoint is used",
+        ),
+        (
+            {"teacher.checkpoint": "t.pt"},
             ("teacher.seed=3",),
             "teacher.seed: has no effect, teacher.checkpoint is used",
         ),

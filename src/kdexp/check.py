@@ -318,7 +318,8 @@ def _without_effect(plain: Mapping[str, Any], overrides: Sequence[str]) -> Itera
     if teacher["cache"] == "off" and "teacher.cache_dtype" in keys:
         yield "teacher.cache_dtype: has no effect with teacher.cache=off"
     if teacher["checkpoint"] is not None:
-        unused = [k for k in keys if k in ("teacher.max_epochs", "teacher.seed") or k.startswith("teacher.optimizer")]
+        training = ("teacher.max_epochs", "teacher.seed", "teacher.ema")
+        unused = [key for key in keys if key in training or key.startswith("teacher.optimizer")]
         yield from (f"{key}: has no effect, teacher.checkpoint is used instead of training" for key in unused)
     if plain["dataset"].get("source") == "real":
         generator = [key for key in keys if key.startswith("dataset.generator")]

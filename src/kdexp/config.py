@@ -48,6 +48,7 @@ class TeacherConfig:
     cache: Literal["auto", "ram", "memmap", "off"]
     cache_dtype: Literal["float32", "float16"]
     checkpoint: str | None
+    ema: Annotated[float, Interval(gt=0, lt=1)] | None = None
     signal: dict[str, Any] = field(default_factory=dict)
 
 

@@ -34,7 +34,7 @@ def connect(
         output = student.train()(batch.student)
         signal = None if teacher is None else _signal_of(teacher, batch)
         objective.connect(output, signal, derive_seed(cfg["seed"], "projections"))
-        objective(output, signal, batch.targets, Progress(epoch=0.0, step=0.0), tasks)
+        objective(output, signal, batch.targets, Progress(epoch=0.0, step=0.0), tasks, batch.weights)
     idle = () if hasattr(student, "own_loss") else objective.idle_parts(output)
     if idle and is_main:
         keys = ", ".join(f"+distill.aux.{name}" for name in idle)

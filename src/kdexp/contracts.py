@@ -42,12 +42,14 @@ class TaskSpec:
 @dataclass(kw_only=True)
 class Batch:
     """Samples fetched together. `index` (B,) holds the samples' positions in their split, so that a cached teacher
-    output can be looked up; `student` and `teacher` may be different views of the same samples."""
+    output can be looked up; `student` and `teacher` may be different views of the same samples. `weights` (B,), where
+    there are any, say how much each sample counts in a loss; none is negative and no batch sums to 0."""
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
     targets: dict[str, Tensor]
     index: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -63,6 +65,7 @@ class Batch:
             teacher=move(self.teacher) if self.teacher is not self.student else move(self.student),
             targets=move(self.targets),
             index=self.index.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
         )
 
 
@@ -108,6 +111,10 @@ class LossTerms:
     temperature: float | None = None
 
 
+FeatureForm = Literal["vectors", "maps", "numbers", "weights"]
+"""Vectors (B, d); maps (B, C, H, W); numbers (B,); weights (B, M) over slots, 0 where a slot is empty."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traits:
     """What a distillation loss is, so that the objective feeds it and the contract suite knows which checks it must
@@ -120,10 +127,12 @@ class Traits:
     """It compares samples of a batch: a sample's number is its share, and only their mean means anything."""
     uses_labels: bool = False
     """It takes `targets` as well."""
-    features: Literal["vectors", "maps"] | None = None
-    """The form of the paired features that it reads, (B, d) or (B, C, H, W); None: it reads the tasks' logits."""
+    features: FeatureForm | None = None
+    """The form of the paired features that it reads; None: it reads the tasks' logits."""
     projected: bool = False
     """A trained Linear brings the two features of a pair to one width first."""
+    same_width: bool = False
+    """It compares the two features of a pair number by number, as they are."""
     kinds: tuple[TaskKind, ...] = ("multiclass", "binary", "candidates")
     """The kinds of task whose logits it can read; it refuses the others with a ConfigError, but passes over numbers."""
 

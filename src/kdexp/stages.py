@@ -133,7 +133,8 @@ def _teacher_key(bench: Bench, model: nn.Module, adopted: str | None) -> str:
         training = [teacher["seed"], teacher["max_epochs"], teacher["optimizer"], cfg["data"]["batch_size"], trainer]
     frozen = {name: part.fingerprint for name, part in getattr(model, "frozen_parts", dict)().items()}
     facts = [teacher["model"], model.version, bench.dataset.fingerprint, adopted, training]
-    return fingerprint(*facts, *([frozen] if frozen else []))
+    ema = teacher.get("ema") if adopted is None else None
+    return fingerprint(*facts, *([frozen] if frozen else []), *([{"ema": ema}] if ema else []))
 
 
 def signal_source(
@@ -274,6 +275,7 @@ def _fit(
         batch_size=cfg["data"]["batch_size"],
         eval_batch_size=cfg["data"]["eval_batch_size"],
         order_seed=section["seed"],
+        decay=section.get("ema") if view == "teacher" else None,
         stage=bench.display.stage(name),
         logger=logger,
         trial=trial,

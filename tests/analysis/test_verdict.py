@@ -15,7 +15,7 @@ from rich.console import Console
 from kdexp.analysis.forest import draw_forest
 from kdexp.analysis.paired import Difference
 from kdexp.analysis.verdict import Arm, Rules, judge, word_for
-from kdexp.analysis.verdict_table import render_verdict, verdict_section
+from kdexp.analysis.verdict_table import notes, render_verdict, verdict_section
 from kdexp.errors import DataError
 from kdexp.predictions import Predictions
 from kdexp.records import RunFolder, write_json
@@ -95,6 +95,7 @@ def complete(verdict: dict[str, Any]) -> dict[str, Any]:
         "condition": "one teacher",
         "warnings": [],
         "overrides": ["a=1"],
+        "no_kd": "plain",
     }
     return verdict | more
 
@@ -166,3 +167,21 @@ def test_table_section_and_forest_say_what_was_found(made: Callable[..., Arm], t
     svg, png = draw_forest(verdict, tmp_path)
     assert svg.read_text().lstrip().startswith("<?xml") and png.read_bytes()[:4] == b"\x89PNG"
     assert json.loads(json.dumps(verdict)) == verdict
+
+
+def test_a_contender_that_is_not_the_winner_differs_in_more_than_distillation(made: Callable[..., Arm]) -> None:
+    """The no-KD run is the winner's; a gain of another trial may come from its other settings."""
+    arms = [made("trial 3", 0.7, trial=3), made("trial 5", 0.8, trial=5), made("mild", 0.7)]
+    verdict = complete(judge(arms, made("no-KD", 0.6), RULES))
+    (line,) = [line for line in notes(verdict) if "other settings differ" in line]
+    assert line.startswith("no-KD is trial 3 without distillation. trial 5:")
+    assert not any("other settings differ" in line for line in notes(verdict | {"no_kd": "tuned"}))
+
+
+def test_what_the_clusters_leave_is_not_called_nothing(made: Callable[..., Arm]) -> None:
+    verdict = complete(judge([made("a", 0.7)], made("no-KD", 0.6), RULES))
+    planning = verdict["contenders"][0]["planning"]
+    planning["half_width_of_clusters_alone"] = 0.0
+    assert any("too small beside the seeds' scatter" in line for line in notes(verdict))
+    planning["half_width_of_clusters_alone"] = 0.02
+    assert any("leaves ±0.020" in line for line in notes(verdict))

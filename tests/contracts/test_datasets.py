@@ -105,7 +105,8 @@ def opened_real(name: str, base: Path) -> Dataset:
 def tensors(batch: Batch) -> dict[str, Tensor]:
     groups = {"student": batch.student, "teacher": batch.teacher, "targets": batch.targets}
     found = {f"{group}.{name}": tensor for group, some in groups.items() for name, tensor in some.items()}
-    return {**found, "index": batch.index}
+    weights = {} if batch.weights is None else {"weights": batch.weights}
+    return {**found, **weights, "index": batch.index}
 
 
 def assert_equal(one: Batch, other: Batch) -> None:

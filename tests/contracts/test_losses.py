@@ -32,7 +32,7 @@ def preset(path: Path) -> Objective:
 
 
 PRESETS = {path.stem: preset(path) for path in FILES}
-LOSSES: dict[str, Loss] = {name: loss for built in PRESETS.values() for name, loss in built.losses.items()}
+LOSSES: dict[str, Loss] = parts.LOSSES | {n: loss for built in PRESETS.values() for n, loss in built.losses.items()}
 TEMPERED = [name for name, loss in LOSSES.items() if loss.traits.uses_temperature]
 SHAPES = {
     "multiclass": (6, 5),
@@ -41,6 +41,8 @@ SHAPES = {
     "positions": (6, 3, 4),
     "vectors": (6, 7),
     "maps": (6, 3, 4, 5),
+    "numbers": (6,),
+    "weights": (6, 7),
 }
 TASK_KINDS = ("multiclass", "binary", "candidates", "positions")
 
@@ -100,6 +102,10 @@ class Case:
 def case(kind: str, scale: float = 2.0) -> Case:
     generator = torch.Generator().manual_seed(7)
     student, teacher = (torch.randn(SHAPES[kind], generator=generator) * scale for _ in range(2))
+    if kind == "weights":
+        # Slots that both lack, and two more that the teacher lacks: on these the student's weight changes nothing.
+        student, teacher = student.softmax(dim=1), teacher.softmax(dim=1)
+        student[:, 6] = teacher[:, 6] = teacher[2, 3] = teacher[4, 0] = 0.0
     if kind not in ("candidates", "positions"):
         return Case(kind, student, teacher)
     # One slot of each row is padding; the first row has one candidate, the second none.
@@ -120,22 +126,21 @@ def value(
 
 
 def test_the_suite_sees_all_presets_and_losses() -> None:
-    named = {"ce_lambda_kl", "alpha_beta", "mix", "none", "ce_kl_mse", "combined"}
+    named = {"ce_lambda_kl", "alpha_beta", "mix", "none", "ce_kl_mse", "combined", "mix_aligned", "mix_attention"}
     of_one_loss = {"crd", "rkd", "rkd_park", "mmd", "dkd", "dist", "attention"}
+    beside_others = {"kl", "feature_mse", "cosine", "info_nce", "relational", "attention_summary", "attention_kl"}
     assert named | of_one_loss <= set(PRESETS)
-    assert {"kl", "feature_mse"} | of_one_loss <= set(LOSSES)
-    # Each loss of the registry is in a preset, and so in this suite.
-    assert set(parts.LOSSES) <= set(LOSSES)
+    assert beside_others | of_one_loss <= set(LOSSES) == set(parts.LOSSES)
     assert {"kl", "dkd", "dist"} <= set(TEMPERED)
-    assert {name for name, _ in RELATIONAL} >= {"crd", "rkd", "rkd_park", "mmd", "dist"}
-    assert {name for name, _ in DIVERGENCES} == set(LOSSES) - {"crd"}
+    assert {name for name, _ in RELATIONAL} >= {"crd", "rkd", "rkd_park", "mmd", "dist", "info_nce", "relational"}
+    assert {name for name, _ in DIVERGENCES} == set(LOSSES) - {"crd", "info_nce"}
     assert {kind for _, kind in ALL} == set(SHAPES)
     assert all(isinstance(loss.traits, Traits) for loss in LOSSES.values())
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_which_it_is(name: str) -> None:
-    assert PRESETS[name].preset in (name, "weighted")
+    assert PRESETS[name].preset in (name, name.partition("_")[0], "weighted")
     assert PRESETS[name].needs_teacher == (name != "none")
 
 
@@ -190,15 +195,23 @@ def test_gradient_of_features_reaches_the_student_and_the_projections_only(file:
     built = preset(CONF / f"{file}.yaml")
     generator = torch.Generator().manual_seed(3)
 
-    def features(*names: str, width: int) -> dict[str, Tensor]:
-        shapes = {name: (6, width, 4, 4) if name == "img_map" else (6, width) for name in names}
-        return {name: torch.randn(shape, generator=generator).requires_grad_() for name, shape in shapes.items()}
+    def features(side: str, width: int) -> dict[str, Tensor]:
+        drawn = {}
+        for traits, pair in compared:
+            shape = (*SHAPES[traits.features or ""][:1], 4 if traits.same_width else width, 4, 4)
+            axes = {"numbers": 1, "maps": 4}.get(traits.features or "", 2)
+            values = torch.randn(shape[:axes], generator=generator)
+            drawn[getattr(pair, side)] = (
+                values.softmax(1) if traits.features == "weights" else values
+            ).requires_grad_()
+        return drawn
 
-    student = StudentOutput(logits={}, features=features("img_proj", "txt_proj", "img_map", width=4))
-    signal = TeacherSignal(values={}, features=features("img_raw", "txt_raw", "img_map", width=5))
+    compared = [(p.pairing.traits, pair) for p in built.pairs.values() for pair in p.pairing.pairs]  # type: ignore[union-attr]
+    student = StudentOutput(logits={}, features=features("student", width=4))
+    signal = TeacherSignal(values={}, features=features("teacher", width=5))
     for part in [name for name in built.losses if name not in built.pairs]:
         del built.losses[part], built.weights[part]
-    del built.weights["ce"]
+    built.weights.pop("ce", None)
     built.connect(student, signal, seed=1)
     built(student, signal, {}, Progress(epoch=0.0, step=0.0), ()).total.backward()
     assert all(feature.grad is None for feature in signal.features.values())
@@ -367,5 +380,5 @@ def test_pairs_are_added_up_or_averaged_alike(name: str) -> None:
     output = StudentOutput(logits={}, features={"a": of.student, "b": of.student})
     signal = TeacherSignal(values={}, features={"a": of.teacher, "b": of.teacher})
     both = LOSSES[name](output, signal, tasks=(), temperature=1.0, scale_tau2=False)
-    times = 2 if name in ("feature_mse", "attention") else 1
+    times = 2 if name in ("feature_mse", "attention", "attention_summary") else 1
     torch.testing.assert_close(both, times * value(name, of))

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from kdexp.contracts import Loss, StudentOutput, TeacherSignal
 from kdexp.distill.losses.attention import attention
-from kdexp.distill.losses.contrastive import crd
+from kdexp.distill.losses.contrastive import crd, info_nce
 from kdexp.distill.losses.discrepancy import mmd
-from kdexp.distill.losses.features import feature_mse
-from kdexp.distill.losses.relational import rkd, rkd_park
+from kdexp.distill.losses.features import cosine, feature_mse
+from kdexp.distill.losses.pooling import attention_kl, attention_summary
+from kdexp.distill.losses.relational import relational, rkd, rkd_park
 
 N = 6
 
@@ -147,6 +148,74 @@ def test_mmd_does_not_care_which_sample_is_which() -> None:
     assert of(mmd, student, student[[3, 1, 5, 0, 2, 4]]).mean().abs() < 1e-12
 
 
+def cosines(x: Tensor, y: Tensor) -> np.ndarray:
+    a, b = (z.numpy() / np.linalg.norm(z.numpy(), axis=1, keepdims=True) for z in (x, y))
+    return np.asarray(a @ b.T)
+
+
+def test_cosine_by_hand_and_by_its_formula() -> None:
+    # Equal, at a right angle, opposite; lengths do not matter. Without a direction it is ½, or 0 where both have none.
+    student = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    teacher = torch.tensor([[5.0, 0.0], [1.0, 0.0], [4.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert of(cosine, student, teacher).tolist() == pytest.approx([0.0, 1.0, 2.0, 0.5, 0.0])
+    expected = 1 - cosines(random(1), random(2)).diagonal()
+    np.testing.assert_allclose(of(cosine, random(1), random(2)).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5])
+def test_info_nce_finds_the_partner_from_both_sides(tau: float) -> None:
+    student, teacher = random(1), random(2)
+    scaled = cosines(student, teacher) / tau
+    one_way, back = (
+        [-matrix[i, i] + math.log(sum(math.exp(matrix[i, j]) for j in range(N))) for i in range(N)]
+        for matrix in (scaled, scaled.T)
+    )
+    expected = [(a + b) / 2 for a, b in zip(one_way, back, strict=True)]
+    np.testing.assert_allclose(of(info_nce, student, teacher, tau=tau).numpy(), expected, rtol=1e-9)
+    # `crd` is one of the directions.
+    half = (of(crd, student, teacher, tau=tau) + of(crd, teacher, student, tau=tau)) / 2
+    torch.testing.assert_close(of(info_nce, student, teacher, tau=tau), half)
+
+
+def test_relational_agrees_with_a_plain_double_loop_whatever_the_widths() -> None:
+    student, teacher = random(1), random(2, width=7)
+    gap = (cosines(student, student) - cosines(teacher, teacher)) ** 2
+    expected = [sum(gap[i, j] for j in range(N) if j != i) / (N - 1) for i in range(N)]
+    np.testing.assert_allclose(of(relational, student, teacher).numpy(), expected, rtol=1e-9)
+    assert of(relational, student[:1], teacher[:1]).tolist() == [0.0]
+    # A vector without a direction differs from the others' cosines, not from its own.
+    zero, unlike = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert of(relational, zero, unlike).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_the_attention_summary_adds_the_squared_gaps_of_entropy_and_maximum() -> None:
+    output = StudentOutput(logits={}, features={"H": torch.tensor([1.0, 2.0]), "max": torch.tensor([0.5, 0.2])})
+    signal = TeacherSignal(values={}, features={"H": torch.tensor([3.0, 2.0]), "max": torch.tensor([0.25, 0.6])})
+    summary = attention_summary(output, signal, tasks=(), temperature=1.0, scale_tau2=False)
+    assert summary.tolist() == pytest.approx([4.0 + 0.0625, 0.16])
+
+
+def test_attention_kl_by_hand_over_the_slots_that_both_views_have() -> None:
+    # First: slots 0 and 2 are in common; of sum 1 there, the teacher's are (3/4, 1/4), the student's (1/2, 1/2).
+    # Second: none is. Third: one is, and one weight alone is 1 in both.
+    student = torch.tensor([[0.2, 0.6, 0.2, 0.0], [1.0, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.6, 0.0, 0.2, 0.2], [0.0, 0.5, 0.3, 0.2], [0.0, 0.3, 0.3, 0.4]])
+    made = of(attention_kl, student, teacher)
+    assert made.tolist() == pytest.approx([0.75 * math.log(1.5) + 0.25 * math.log(0.5), 0.0, 0.0])
+    (gradient,) = torch.autograd.grad(made.sum(), student)
+    # d/ds_k = 1/Σs - t_k/s_k with t of sum 1: only slots in common pull.
+    assert gradient[0].tolist() == pytest.approx([2.5 - 0.75 / 0.2, 0.0, 2.5 - 0.25 / 0.2, 0.0])
+    assert gradient[1:].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [50.0, 1e4])
+def test_attention_that_is_all_on_one_slot_gives_finite_gradients_through_the_softmax(scale: float) -> None:
+    scores = (random(1, 8).float() * scale).requires_grad_()
+    loss = of(attention_kl, scores.softmax(1), (random(2, 8).float() * scale).softmax(1))
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    assert loss.isfinite().all() and gradient.isfinite().all()
+
+
 def maps(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
 
@@ -179,7 +248,7 @@ def test_the_larger_map_is_averaged_down_to_the_smaller(sizes: Any) -> None:
     torch.testing.assert_close(of(attention, student, teacher), gap.square().mean(dim=1))
 
 
-@pytest.mark.parametrize("loss", [crd, rkd, mmd, rkd_park])
+@pytest.mark.parametrize("loss", [crd, rkd, mmd, rkd_park, cosine, info_nce, relational])
 def test_pairs_are_averaged_over_image_and_text(loss: Loss) -> None:
     output = StudentOutput(logits={}, features={"image": random(1), "text": random(2)})
     signal = TeacherSignal(values={}, features={"image": random(3), "text": random(4)})

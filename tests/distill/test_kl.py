@@ -30,11 +30,13 @@ def of(
     kind: Any = "logits",
     made_at: float = 1.0,
     positions: str = "decisions",
+    confidence: bool = False,
 ) -> Tensor:
     masks = {} if mask is None else {"t": torch.as_tensor(mask)}
     output = StudentOutput(logits={"t": torch.as_tensor(student)}, masks=masks)
     signal = TeacherSignal(values={"t": torch.as_tensor(teacher)}, kind=kind, temperature=made_at)
-    return kl(output, signal, tasks=(task,), temperature=temperature, scale_tau2=scale_tau2, positions=positions)
+    settings: dict[str, Any] = {"temperature": temperature, "scale_tau2": scale_tau2, "positions": positions}
+    return kl(output, signal, tasks=(task,), **settings, confidence=confidence)
 
 
 def random(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -173,6 +175,31 @@ def test_a_certain_teacher_is_cross_entropy(certain: float) -> None:
     half = [[math.log(0.5), math.log(0.5), -math.inf]]
     result = of(MULTICLASS, [[0.0, 0.0, 0.0]], half, kind="log_probabilities")
     assert result.item() == pytest.approx(math.log(1.5), abs=1e-6)
+
+
+def test_by_confidence_a_sample_counts_as_much_as_the_teacher_is_sure_at_temperature_1() -> None:
+    teacher = torch.tensor([0.0, math.log(3), -math.log(3), 40.0], dtype=torch.float64, requires_grad=True)
+    student = random(4, seed=1).requires_grad_()
+    plain, sure = (of(BINARY, student, teacher, temperature=7.0, confidence=on) for on in (False, True))
+    # |2σ - 1| of σ = 1/2, 3/4, 1/4 and 1.
+    torch.testing.assert_close(sure, plain * torch.tensor([0.0, 0.5, 0.5, 1.0], dtype=torch.float64))
+    sure.sum().backward()
+    assert teacher.grad is None and student.grad is not None and student.grad[0] == 0
+
+
+def test_how_sure_a_teacher_is_of_many_classes_is_0_where_all_are_alike_and_1_where_one_is_certain() -> None:
+    teacher = torch.tensor([[2.0, 2.0, 2.0], [90.0, 0.0, 0.0], [math.log(2), 0.0, 0.0]], dtype=torch.float64)
+    plain, sure = (of(MULTICLASS, random(3, 3), teacher, temperature=2.0, confidence=on) for on in (False, True))
+    torch.testing.assert_close(sure / plain, torch.tensor([0.0, 1.0, 0.25], dtype=torch.float64))
+    # Two classes are one logit, their difference.
+    two, one = random(5, 2, seed=2), random(5, 2, seed=3)
+    as_classes = of(MULTICLASS, one, two, confidence=True)
+    torch.testing.assert_close(as_classes, of(BINARY, *(x[:, 1] - x[:, 0] for x in (one, two)), confidence=True))
+
+
+def test_confidence_is_refused_for_candidates() -> None:
+    with pytest.raises(ConfigError, match=r"^distill\.options\.kl\.confidence: task 't' chooses among candidates"):
+        of(CANDIDATES, random(2, 3), random(2, 3, seed=1), torch.ones(2, 3, dtype=torch.bool), confidence=True)
 
 
 def test_a_teacher_that_is_nan_is_not_hidden() -> None:

@@ -100,6 +100,77 @@ def test_mix_gives_ce_what_kl_leaves() -> None:
     assert terms(objective, progress=START).weights["ce"] == pytest.approx(0.1)
 
 
+def test_mix_adds_further_parts_beside_the_mixture() -> None:
+    feature = torch.randn(4, 5, generator=torch.Generator().manual_seed(4))
+    output = StudentOutput(logits={"t": logits(0)}, features={"z": feature})
+    signal = TeacherSignal(values={"t": logits(1)}, features={"z": feature.flip(0), "other": feature})
+    further: Any = {"kl": None, "cosine": 0.1, "relational": LINEAR}
+    pairs: Any = {"features": [["z", "z"]], "options": {"relational": {"features": [["z", "other"]]}}}
+    made = mix(temperature=3.0, alpha=0.7, weights=further, **pairs)
+    assert made.preset == "mix" and made.teacher_features == ("other", "z")
+    result = made(output, signal, TARGETS, START, (TASK,))
+    assert result.weights == pytest.approx({"ce": 0.3, "kl": 0.7, "cosine": 0.1, "relational": 1.0})
+    assert result.parts["cosine"] > 0 and result.parts["relational"] == 0
+    plain = terms(mix(temperature=3.0, alpha=0.7)).total
+    torch.testing.assert_close(result.total, plain + 0.1 * result.parts["cosine"])
+
+
+def test_a_kl_by_confidence_is_the_kl_of_each_sample_times_how_sure_the_teacher_is() -> None:
+    options: Any = {"kl": {"confidence": True}}
+    made = mix(temperature=3.0, alpha=1.0, options=options)
+    sure = (3 * logits(1).softmax(1).amax(1) - 1) / 2  # at temperature 1
+    assert terms(made).parts["kl"].item() == pytest.approx(float((sure * per_sample_kl(3.0)).mean()))
+    assert torch.equal(
+        terms(mix(temperature=3.0, alpha=1.0, options={"kl": {"confidence": False}})).total,
+        terms(mix(temperature=3.0, alpha=1.0)).total,
+    )
+
+
+def per_sample_kl(temperature: float) -> Tensor:
+    student, teacher = ((logits(seed) / temperature).log_softmax(1) for seed in (0, 1))
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
+
+
+EVERY_PART = {"cosine": 0.5, "info_nce": 0.2, "relational": 3.0, "crd": 1.0}
+
+
+def weighed_by_sample(weights: Tensor | None) -> tuple[LossTerms, Tensor]:
+    """Many parts of one batch and the student's gradient, with these sample weights."""
+    student = logits(0).requires_grad_()
+    feature = torch.randn(4, 5, generator=torch.Generator().manual_seed(4))
+    further: Any = {"weights": EVERY_PART, "features": [["z", "z"]], "aux": {"energy": 2.0}}
+    made = mix(temperature=3.0, alpha=0.7, **further)
+    output = StudentOutput(logits={"t": student}, features={"z": feature}, aux={"energy": torch.arange(4.0)})
+    signal = TeacherSignal(values={"t": logits(1)}, features={"z": feature.roll(1, dims=0)})
+    made.connect(output, signal, seed=1)
+    result = made(output, signal, TARGETS, START, (TASK,), weights)
+    result.total.backward()
+    assert student.grad is not None
+    return result, student.grad
+
+
+def test_every_part_is_a_weighted_mean_where_samples_have_weights() -> None:
+    w = torch.tensor([0.5, 2.0, 0.0, 1.5])
+    result, gradient = weighed_by_sample(w)
+    plain, _ = weighed_by_sample(None)
+    labels = -logits(0).log_softmax(1)[torch.arange(4), TARGETS["t"]]
+    for name, values in {"ce": labels, "kl": per_sample_kl(3.0), "energy": torch.arange(4.0)}.items():
+        assert result.parts[name].item() == pytest.approx(float((w * values).sum() / w.sum()), rel=1e-5)
+    # Parts that compare samples are weighted too, anchor by anchor.
+    assert all(result.parts[name] != plain.parts[name] for name in EVERY_PART)
+    # A weight of 0 is a sample that does not pull, and only the ratios of weights matter.
+    assert not gradient[2].any() and gradient[[0, 1, 3]].abs().sum(1).all()
+    torch.testing.assert_close(weighed_by_sample(10 * w)[0].total, result.total)
+
+
+def test_without_sample_weights_and_with_equal_ones_a_loss_is_the_plain_mean() -> None:
+    none_given, equal = weighed_by_sample(None), weighed_by_sample(torch.full((4,), 0.25))
+    torch.testing.assert_close(equal[0].total, none_given[0].total)
+    torch.testing.assert_close(equal[1], none_given[1])
+    plain = terms(none())
+    assert torch.equal(plain.total, torch.nn.functional.cross_entropy(logits(0), TARGETS["t"]))
+
+
 def test_auxiliary_parts_count_only_where_they_have_a_weight() -> None:
     energy = torch.tensor([1.0, 2.0, 3.0, 6.0])
     silent = terms(none(), energy=energy)
@@ -146,6 +217,20 @@ REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     (mix, {"temperature": 2, "alpha": 1.5}, ["distill.alpha"]),
     (mix, {"temperature": {"name": "linear", "start": 2, "end": -2}, "alpha": 0.5}, ["distill.temperature"]),
     (mix, {"temperature": {"name": "linear", "start": 2, "end": 2}, "alpha": 0.5}, ["distill.temperature.end"]),
+    (
+        mix,
+        {"temperature": 0, "alpha": 2, "weights": {"ce": 1, "x": 1, "cosine": -1}, "options": {"crd": {}}},
+        [
+            "distill.weights.ce:",
+            "distill.weights.x",
+            "distill.temperature",
+            "distill.alpha",
+            "distill.weights.cosine",
+            "distill.options.crd:",
+            "distill.features:",
+        ],
+    ),
+    (mix, {"temperature": 2, "alpha": 0.5, "features": [["a", "b"]]}, ["distill.features:"]),
     (none, {"aux": {"energy": -1}}, ["distill.aux.energy"]),
     (none, {"aux": {"kl": 1}}, ["distill.aux.kl"]),
 ]

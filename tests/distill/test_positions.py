@@ -166,10 +166,13 @@ def test_another_word_is_refused_with_the_forms(preset: Any, settings: dict[str,
 def test_every_preset_with_a_kl_has_the_key_and_uses_it() -> None:
     conf = Path(__file__).parents[2] / "conf" / "distill"
     loaded = {path.stem: OmegaConf.load(path) for path in conf.glob("*.yaml")}
-    with_kl = {"ce_lambda_kl", "alpha_beta", "mix"} | {
-        name for name, preset in loaded.items() if preset.weights is not None and preset.weights.kl is not None
+    always = ("ce_lambda_kl", "alpha_beta", "mix")
+    with_kl = {
+        name
+        for name, preset in loaded.items()
+        if preset["_target_"].endswith(always) or (preset.weights is not None and preset.weights.kl is not None)
     }
-    assert len(with_kl) >= 5
+    assert len(with_kl) >= 7
     found = {name: preset.get("positions") for name, preset in loaded.items()}
     assert found == {name: "decisions" if name in with_kl else None for name in loaded}
     for preset, settings in (

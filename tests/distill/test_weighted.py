@@ -159,6 +159,33 @@ def test_connect_names_every_feature_that_a_model_does_not_give_or_gives_in_anot
     ]
 
 
+@pytest.mark.parametrize("part", ["cosine", "info_nce"])
+def test_a_loss_that_does_not_project_needs_one_width(part: str) -> None:
+    equal = weighted(weights={part: 1.0}, features=[["img_proj", "img_proj"]])
+    output = student()
+    equal.connect(output, TeacherSignal(values={}, features=output.features), 1)
+    with pytest.raises(ConfigError) as raised:
+        connected(weighted(weights={part: 1.0}, features=PAIRS))
+    assert raised.value.problems == [
+        "distill.features: img_proj and img_raw must be of one width, but the student's is (6,), the teacher's (9,); "
+        "give both models the same, or use a loss that projects (feature_mse, crd)",
+        "distill.features: txt_proj and txt_raw must be of one width, but the student's is (6,), the teacher's (5,); "
+        "give both models the same, or use a loss that projects (feature_mse, crd)",
+    ]
+
+
+def test_a_feature_of_one_number_and_weights_over_slots_have_forms_of_their_own() -> None:
+    parts_on = {"attention_summary": [["txt_proj", "txt_raw"]], "attention_kl": [["img_map", "img_map"]]}
+    options = {part: {"features": pairs} for part, pairs in parts_on.items()}
+    with pytest.raises(ConfigError) as raised:
+        connected(weighted(weights=dict.fromkeys(parts_on, 1.0), options=options))
+    said = raised.value.problems
+    assert said[0] == (
+        "distill.options.attention_summary.features: must name numbers (batch,), but the student's 'txt_proj' is (4, 6)"
+    )
+    assert said[2].startswith("distill.options.attention_kl.features: must name weights (batch, slots), but the ")
+
+
 def test_auxiliary_parts_that_nothing_weighs_are_known() -> None:
     energy = torch.ones(4)
     assert none().idle_parts(student(energy=energy, time=energy)) == ("energy", "time")
@@ -224,7 +251,15 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"weights": KL, "temperature": 2, "options": {"kl": {"positions": "all"}}},
-        ["distill.options.kl.positions: unknown setting, so it would have no effect; kl has none"],
+        ["distill.options.kl.positions: unknown setting, so it would have no effect; kl has confidence"],
+    ),
+    (
+        {"weights": KL, "temperature": 2, "options": {"kl": {"confidence": 1}}},
+        ["distill.options.kl.confidence: must be true or false, got 1"],
+    ),
+    (
+        {"weights": KL, "temperature": 2, "fused": True, "options": {"kl": {"confidence": True}}},
+        ["distill.options.kl.confidence: is not known to the fused KL; set distill.fused to false"],
     ),
     ({"weights": KL, "temperature": 2, "options": {"kl": 3}}, ["distill.options.kl: must be settings by name, got 3"]),
     ({"weights": CE, "aux": {"rkd": 1}}, ["distill.aux.rkd has the name of another part"]),
@@ -233,8 +268,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
         [
             "distill.weights.x weighs nothing",
             "distill.temperature: has no effect",
-            "distill.weights.ce must stay at or above 0",
             "distill.temperature must stay above 0",
+            "distill.weights.ce must stay at or above 0",
             "distill.options.mmd: has no effect",
             "distill.options.crd.tau: must be above 0",
             "distill.features: missing",
@@ -270,6 +305,13 @@ OF_THE_COMMAND_LINE = [
     (["schedule@distill.weights.crd=linear"], "distill.weights.crd weighs nothing: choose among ('ce', 'kl')"),
     (["distill=rkd", "schedule@distill.weights.kl=linear"], "schedule@distill.weights.kl: has no effect"),
     (["distill=crd", "distill.fused=true"], "Could not override 'distill.fused'"),
+    (
+        ["distill=mix", "distill.weights={kl: 1}"],
+        "distill.weights.kl: has no effect, distill.alpha weighs kl; set",
+    ),
+    (["distill=mix", "distill.options.kl.confidence=2"], "distill.options.kl.confidence: must be true or false, got 2"),
+    (["distill=mix_aligned", "distill.weights.info_nce=-1"], "distill.weights.info_nce must stay at or above 0"),
+    (["distill=mix_aligned", "distill.weights.cosine=null", "distill.weights.info_nce=null"], "distill.options.info_n"),
     (["distill=crd", "+distill.fused=true"], "distill.fused: has no effect, it takes ce and kl together"),
 ]
 
@@ -288,6 +330,10 @@ def test_a_preset_is_changed_from_the_command_line() -> None:
     assert made["distill"]["features"] == [["img_proj", "img_proj"]]
     more = checked("distill=crd", "+distill.weights.attention=3", "distill.options.crd.tau=0.07")["distill"]["weights"]
     assert more == {"ce": 1.0, "kl": None, "crd": {"start": 1.0}, "attention": 3}
+    beside = checked("distill=mix", "+distill.weights={relational: 2}", "+distill.features=[[img_proj,img_proj]]")
+    assert beside["distill"]["weights"] == {"relational": 2}
+    moved = checked("distill=mix_aligned", "schedule@distill.weights.cosine=linear", "distill.weights.cosine.end=0")
+    assert moved["distill"]["weights"]["cosine"]["end"] == 0
 
 
 @pytest.mark.parametrize("name", parts.LOSSES)
@@ -300,5 +346,6 @@ def test_every_setting_of_a_loss_has_a_range_and_a_default_within_it(name: str) 
         for one in inspect.signature(loss).parameters.values()
         if one.kind is inspect.Parameter.KEYWORD_ONLY and one.name not in given
     }
-    assert all(get_origin(hints[option]) is Annotated and len(get_args(hints[option])) > 1 for option in options)
+    numbers = [option for option in options if hints[option] is not bool]
+    assert all(get_origin(hints[option]) is Annotated and len(get_args(hints[option])) > 1 for option in numbers)
     parts.make_loss(name, options)

@@ -61,7 +61,7 @@ def test_weights_are_read_under_either_name_or_are_ones(tmp_path: Path, name: st
     weights = np.concatenate([made.split(split).weights for split in SPLITS])
     assert sorted(weights.tolist()) == ([1.0] * 60 if name is None else expected.tolist())
     batch = made.split("train").fetch(torch.arange(4))
-    assert batch.student["weight"].tolist() == made.split("train").weights[:4].tolist()
+    assert batch.weights is not None and batch.weights.tolist() == made.split("train").weights[:4].tolist()
     assert made.inspect()["files"]["a.h5"]["weights"] == (name or "ones")
 
 

@@ -22,6 +22,7 @@ from kdexp.errors import ConfigError, RunFailed
 from kdexp.records import RunFolder
 from kdexp.seeds import derive_seed
 from kdexp.training.fit import FitResult, fit, load_checkpoint, predict
+from kdexp.training.metrics import split_metrics
 from kdexp.training.module import DistillationModule, gathered, kept
 from kdexp.training.signals import LiveTeacher, SignalSource
 from walks import TASKS, Walker, Walks
@@ -63,12 +64,12 @@ class Watched:
     seeds: list[int] = field(default_factory=list)
     module: DistillationModule | None = None
 
-    def __call__(self, output: Any, signal: Any, targets: Any, progress: Progress, tasks: Any) -> Any:
+    def __call__(self, output: Any, signal: Any, targets: Any, progress: Progress, tasks: Any, weights: Any) -> Any:
         assert self.module is not None
         self.progress.append(progress)
         self.rates.append(self.module.trainer.optimizers[0].param_groups[0]["lr"])
         self.seeds.append(torch.initial_seed())
-        return self.inner(output, signal, targets, progress, tasks)
+        return self.inner(output, signal, targets, progress, tasks, weights)
 
 
 def kd(**settings: Any) -> Objective:
@@ -107,7 +108,7 @@ class Bench:
             object.__setattr__(objective, "module", module)
         return module
 
-    def fit(self, module: DistillationModule, epochs: int = 3, **options: Any) -> FitResult:
+    def fit(self, module: DistillationModule, epochs: int = 3, decay: float | None = None, **options: Any) -> FitResult:
         with Display(visible=False) as display:
             return fit(
                 module,
@@ -118,6 +119,7 @@ class Bench:
                 batch_size=BATCH,
                 eval_batch_size=7,
                 order_seed=3,
+                decay=decay,
                 stage=display.stage("student"),
             )
 
@@ -234,6 +236,64 @@ def test_a_resumed_run_follows_the_schedules_of_the_whole_one(bench: Bench) -> N
     ]
 
 
+class Follower:
+    """None's loss, and the model's weights as each step found them."""
+
+    def __init__(self, module_of: Callable[[], nn.Module]) -> None:
+        self.inner, self.module_of = none(), module_of
+        self.seen: list[Tensor] = []
+
+    def __call__(self, *given: Any) -> Any:
+        self.seen.append(flat(self.module_of()))
+        return self.inner(*given)
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().clone().flatten() for p in model.parameters()])
+
+
+def test_with_a_decay_the_model_kept_and_measured_is_the_moving_average_of_the_weights(bench: Bench) -> None:
+    made: list[DistillationModule] = []
+    follower = Follower(lambda: made[0].model)
+    made.append(bench.module(follower, rate=0.5))
+    result = bench.fit(made[0], epochs=2, decay=0.5)
+    # The first step's weights, then halfway to each next; those after the last step are what remains unknown.
+    average = follower.seen[1]
+    for weights in follower.seen[2:]:
+        average = (average + weights) / 2
+    kept_state = load_checkpoint(bench.folder.last_checkpoint)
+    last = torch.cat(
+        [kept_state["current_model_state"][f"model.{n}"].flatten() for n, _ in made[0].model.named_parameters()]
+    )
+    torch.testing.assert_close(flat(made[0].model), (average + last) / 2)
+    assert not torch.allclose(flat(made[0].model), last)
+    # Checkpoint and validation are those of the average too.
+    assert all(torch.equal(kept_state["state_dict"][f"model.{n}"], p) for n, p in made[0].model.named_parameters())
+    measured = split_metrics_of(bench, made[0].model)
+    assert {name: result.last[name] for name in measured} == pytest.approx(measured)
+
+
+def split_metrics_of(bench: Bench, model: nn.Module) -> dict[str, float]:
+    made = predict(model, bench.rings.split("val"), bench.rings.tasks, batch_size=50, view="student")
+    return split_metrics(bench.rings.tasks, bench.rings.score, made.logits, made.targets, made.masks)
+
+
+def test_a_resumed_average_is_that_of_the_whole_run_and_stays_so_where_nothing_is_left_to_do(bench: Bench) -> None:
+    def fitted(name: str, objective: Any) -> tuple[Tensor, list[dict[str, Any]]]:
+        here = replace(bench, folder=RunFolder(bench.folder.path / name))
+        module = here.module(objective, rate=0.5)
+        rows = here.fit(module, epochs=4, decay=0.9).history
+        return flat(module.model), rows
+
+    whole, rows = fitted("whole", none())
+    with pytest.raises(KeyboardInterrupt):
+        fitted("cut", CutOff(none(), after=2 * STEPS + 1))
+    resumed, resumed_rows = fitted("cut", none())
+    assert torch.equal(whole, resumed) and history(rows) == history(resumed_rows)
+    again, _ = fitted("cut", none())
+    assert torch.equal(whole, again)
+
+
 def test_an_epochs_loss_is_the_mean_over_its_samples(bench: Bench) -> None:
     """With the rate at 0 the model stays, so the mean over uneven batches is that over the whole split."""
     module = bench.module(none(), rate=0.0)
@@ -323,6 +383,48 @@ def test_a_teacher_is_trained_on_its_own_view(bench: Bench) -> None:
             stage=display.stage("teacher"),
         )
     assert result.history[0]["train/ce"] > 0
+
+
+def test_a_sample_of_weight_0_is_one_that_training_does_not_see(bench: Bench) -> None:
+    """Samples 50 and later may have wrong labels, and no weight; three epochs of one batch."""
+    whole = bench.rings.split("train")
+
+    class Weighed:
+        clusters = whole.clusters
+
+        def __init__(self, spoilt: bool, weighed: bool) -> None:
+            self.spoilt, self.weighed = spoilt, weighed
+
+        def __len__(self) -> int:
+            return N_TRAIN
+
+        def fetch(self, index: Tensor) -> Batch:
+            batch = whole.fetch(index)
+            targets = {name: t.where(index < 50, 1 - t.clamp(max=1)) for name, t in batch.targets.items()}
+            weights = torch.where(index < 50, 0.5, 0.0) if self.weighed else None
+            return replace(batch, targets=targets if self.spoilt else batch.targets, weights=weights)
+
+    def trained(spoilt: bool, weighed: bool) -> list[Tensor]:
+        here = Bench(bench.rings, RunFolder(bench.folder.path / f"{spoilt}{weighed}"))
+        module = here.module(none(), rate=0.1)
+        with Display(visible=False) as display:
+            fit(
+                module,
+                train=Weighed(spoilt, weighed),
+                val=whole,
+                folder=here.folder,
+                trainer_options={"max_epochs": 3, "accelerator": "cpu", "devices": 1},
+                batch_size=N_TRAIN,
+                eval_batch_size=N_TRAIN,
+                order_seed=1,
+                stage=display.stage("student"),
+            )
+        return [p.detach() for p in module.model.parameters()]
+
+    clean, spoilt = trained(False, True), trained(True, True)
+    assert all(torch.equal(one, other) for one, other in zip(clean, spoilt, strict=True))
+    unweighed = trained(True, False)
+    assert not all(torch.equal(one, other) for one, other in zip(clean, unweighed, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

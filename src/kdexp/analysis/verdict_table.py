@@ -50,12 +50,25 @@ def notes(verdict: Verdict) -> list[str]:
         "sign-flip test over seeds, Holm over contenders; better and worse need p < .05 and an interval without 0.",
         f"Score: {_score_words(verdict)}. Equivalent: within {verdict['margin']:g} of each other. "
         f"{verdict['condition'].capitalize()}.",
-        f"{first['name']}: seeds that find a true difference of this size in 80 % of cases: {needed}. However many "
-        f"seeds, this test set leaves ±{planning['half_width_of_clusters_alone']:.3f}.",
+        f"{first['name']}: seeds that find a true difference of this size in 80 % of cases: {needed}. "
+        + _left_by_clusters(planning["half_width_of_clusters_alone"], verdict["data"]["cluster"]),
     ]
+    others = [one["name"] for one in verdict["contenders"][1:] if one["trial"] is not None]
+    if others and verdict["no_kd"] == "plain":
+        lines.append(
+            f"no-KD is {first['name']} without distillation. {', '.join(others)}: other settings differ as well, so "
+            "what parts these from no-KD need not be distillation."
+        )
     if verdict["overrides"] and _selected(verdict):
         lines.append(f"The search chose by runs without {', '.join(verdict['overrides'])}: its values are others.")
     return [*lines, *(f"Warning: {sentence}" for sentence in verdict["warnings"])]
+
+
+def _left_by_clusters(half_width: float, cluster: str) -> str:
+    """What more seeds would not take away; an estimate of 0 means that it drowned in what the seeds scatter."""
+    if half_width == 0:
+        return f"What the {cluster}s of this test set add is too small beside the seeds' scatter to be estimated here."
+    return f"However many seeds, this test set leaves ±{half_width:.3f}."
 
 
 def verdict_section(verdict: Verdict, forest: str) -> str:

@@ -2,6 +2,7 @@
 
     total = Σ_part weight_part(progress) · mean_over_batch(part)
 
+The mean is weighted where samples have weights: Σ_i w_i part_i / Σ_i w_i.
 `ce` is what the labels say; every other part is a distillation loss or one of the student's own auxiliary numbers.
 The functions below the class are the presets of `conf/distill`; their parameters are its keys. `positions` says which
 positions of a sample the KL counts; `fused` computes CE and KL in one pass, to the same result.
@@ -18,20 +19,20 @@ from torch import Tensor, nn
 from kdexp.contracts import Loss, LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
 from kdexp.distill.losses.ce import ce
 from kdexp.distill.losses.fused import ce_and_kl
-from kdexp.distill.parts import LOSSES, PARTS, make_loss
+from kdexp.distill.parts import LOSSES, PARTS
 from kdexp.distill.projections import FeaturePairs, Pairing, Side
 from kdexp.distill.schedules import Complement, Course, ScheduleSetting, at
 from kdexp.distill.weighing import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    Parts,
     WeightSettings,
-    check_fused,
+    check_further,
     check_names,
     check_used,
     gathering,
-    read_losses,
-    read_pairings,
+    read_parts,
     read_schedules,
 )
 from kdexp.errors import ConfigError
@@ -99,6 +100,7 @@ class Objective(nn.Module):
         targets: Mapping[str, Tensor],
         progress: Progress,
         tasks: tuple[TaskSpec, ...],
+        sample_weights: Tensor | None = None,
     ) -> LossTerms:
         """All parts of one batch, in float32 also under autocast. A NaN passes through: the caller names the batch."""
         temperature = None if self.temperature is None else at(self.temperature, progress)
@@ -112,7 +114,7 @@ class Objective(nn.Module):
                 by_part[name] = self._distilled(name, output, signal, targets, temperature, tasks)
             else:
                 by_part[name] = self._auxiliary(name, output)
-        parts = {name: by_part[name].mean() for name in self.weights}
+        parts = {name: _mean(by_part[name], sample_weights) for name in self.weights}
         weights = {name: at(schedule, progress) for name, schedule in self.weights.items()}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return LossTerms(total=total, parts=parts, weights=weights, temperature=temperature)
@@ -174,10 +176,10 @@ def ce_lambda_kl(
 ) -> Objective:
     """CE + λ·KL, where `weights` holds exactly `ce` and `kl` (λ). Without T², as in HOSER: KL's pull falls as 1/T²."""
     check_names(weights, ("ce", "kl"))
-    settings = {f"weights.{name}": (setting, NOT_NEGATIVE) for name, setting in weights.items()}
-    schedules, extra = read_schedules({"temperature": (temperature, POSITIVE), **settings}, aux)
-    ce_and_kl_weights = {"ce": schedules["weights.ce"], "kl": schedules["weights.kl"], **extra}
-    return _of_kl("ce_lambda_kl", ce_and_kl_weights, schedules["temperature"], scale_tau2, positions, fused)
+    weighed = {name: weights[name] for name in ("ce", "kl")}
+    own = {"temperature": (temperature, POSITIVE)}
+    parts = read_parts(weighed, own, positions=positions, fused=fused, aux=aux)
+    return _of_parts("ce_lambda_kl", parts, {}, scale_tau2, fused)
 
 
 def alpha_beta(
@@ -191,25 +193,48 @@ def alpha_beta(
     aux: WeightSettings | None = None,
 ) -> Objective:
     """α·CE + β·T²·KL."""
-    settings = {"temperature": (temperature, POSITIVE), "alpha": (alpha, NOT_NEGATIVE), "beta": (beta, NOT_NEGATIVE)}
-    schedules, extra = read_schedules(settings, aux)
-    weights = {"ce": schedules["alpha"], "kl": schedules["beta"], **extra}
-    return _of_kl("alpha_beta", weights, schedules["temperature"], scale_tau2, positions, fused)
+    own = {"temperature": (temperature, POSITIVE), "alpha": (alpha, NOT_NEGATIVE), "beta": (beta, NOT_NEGATIVE)}
+    parts = read_parts({}, own, own_losses=("kl",), positions=positions, fused=fused, aux=aux)
+    return _of_parts("alpha_beta", parts, {"ce": parts.own["alpha"], "kl": parts.own["beta"]}, scale_tau2, fused)
 
 
 def mix(
     *,
     temperature: ScheduleSetting,
     alpha: ScheduleSetting,
+    weights: dict[str, ScheduleSetting | None] | None = None,
     scale_tau2: bool = True,
     positions: str = "decisions",
+    features: list[tuple[str, str]] | None = None,
+    project: Side = "teacher",
     fused: bool = False,
+    options: dict[str, dict[str, Any]] | None = None,
     aux: WeightSettings | None = None,
 ) -> Objective:
-    """(1 - α)·CE + α·T²·KL."""
-    schedules, extra = read_schedules({"temperature": (temperature, POSITIVE), "alpha": (alpha, FRACTION)}, aux)
-    weights: dict[str, Course | Complement] = {"ce": Complement(schedules["alpha"]), "kl": schedules["alpha"], **extra}
-    return _of_kl("mix", weights, schedules["temperature"], scale_tau2, positions, fused)
+    """(1 - α)·CE + α·T²·KL + Σ_part weight_part · part, over further parts in `weights` that are not null.
+
+    `features`, `project` and `options` are those of `weighted`; `options.kl.confidence` multiplies a sample's KL by how
+    sure the teacher is of it.
+    """
+    problems: list[str] = []
+    given = weights or {}
+    with gathering(problems):
+        check_further(given, by={"ce": "distill.alpha", "kl": "distill.alpha"})
+    further = {name: setting for name in LOSSES if name != "kl" and (setting := given.get(name)) is not None}
+    parts = read_parts(
+        further,
+        {"temperature": (temperature, POSITIVE), "alpha": (alpha, FRACTION)},
+        own_losses=("kl",),
+        positions=positions,
+        features=features,
+        project=project,
+        fused=fused,
+        options=options,
+        aux=aux,
+        problems=problems,
+    )
+    mixture: dict[str, Course | Complement] = {"ce": Complement(parts.own["alpha"]), "kl": parts.own["alpha"]}
+    return _of_parts("mix", parts, mixture, scale_tau2, fused)
 
 
 def weighted(
@@ -231,32 +256,24 @@ def weighted(
     teacher's, as in the multimodal study, or the student's, as in FitNets. A map of the teacher's feature alone has a
     trivial zero, where map and student are constant; only the other parts hold a student away from it.
     """
-    given, problems = options or {}, list[str]()
-    weighed = {name: setting for name in (*PARTS, *weights) if (setting := weights.get(name)) is not None}
-    names = [name for name in weighed if name in LOSSES]
-    problems += [f"distill.weights.{n} weighs nothing: choose among {PARTS}" for n in weighed if n not in PARTS]
-    settings = {f"weights.{name}": (setting, NOT_NEGATIVE) for name, setting in weighed.items()}
-    if temperature is not None:
-        settings["temperature"] = (temperature, POSITIVE)
+    problems: list[str] = []
+    with gathering(problems):
+        check_further(weights, by={})
+    weighed = {name: setting for name in PARTS if (setting := weights.get(name)) is not None}
     with gathering(problems):
         check_used(weighed, temperature, scale_tau2, positions, fused)
-    with gathering(problems):
-        schedules, extra = read_schedules(settings, aux)
-    with gathering(problems):
-        losses = read_losses(names, given, positions)
-    with gathering(problems):
-        pairings = read_pairings(names, features, given, project)
-    if problems:
-        raise ConfigError(problems)
-    return Objective(
-        preset="weighted",
-        weights={**{name: schedules[f"weights.{name}"] for name in weighed}, **extra},
-        losses=losses,
-        temperature=schedules.get("temperature"),
-        scale_tau2=scale_tau2,
-        pairings=pairings,
+    parts = read_parts(
+        weighed,
+        {} if temperature is None else {"temperature": (temperature, POSITIVE)},
+        positions=positions,
+        features=features,
+        project=project,
         fused=fused,
+        options=options,
+        aux=aux,
+        problems=problems,
     )
+    return _of_parts("weighted", parts, {}, scale_tau2, fused)
 
 
 def none(*, aux: WeightSettings | None = None) -> Objective:
@@ -270,16 +287,22 @@ def own_loss(part: str) -> Objective:
     return Objective(preset="own_loss", weights={part: Course(start=1.0)}, losses={})
 
 
-def _of_kl(
-    preset: str,
-    weights: Mapping[str, Course | Complement],
-    temperature: Course,
-    scale_tau2: bool,
-    positions: str,
-    fused: bool,
+def _mean(values_B: Tensor, weights_B: Tensor | None) -> Tensor:
+    """Over the batch; of a loss that compares samples, each anchor has its own sample's weight."""
+    if weights_B is None:
+        return values_B.mean()
+    return (weights_B * values_B).sum() / weights_B.sum()
+
+
+def _of_parts(
+    preset: str, parts: Parts, own_weights: Mapping[str, Course | Complement], scale_tau2: bool, fused: bool
 ) -> Objective:
-    check_fused(fused, positions)
-    losses = {"kl": make_loss("kl", {}, positions)}
     return Objective(
-        preset=preset, weights=weights, losses=losses, temperature=temperature, scale_tau2=scale_tau2, fused=fused
+        preset=preset,
+        weights={**own_weights, **parts.weights},
+        losses=parts.losses,
+        temperature=parts.own.get("temperature"),
+        scale_tau2=scale_tau2,
+        pairings=parts.pairings,
+        fused=fused,
     )

@@ -16,13 +16,14 @@ from annotated_types import Gt, Len
 from kdexp.contracts import Loss
 from kdexp.distill.losses import with_options
 from kdexp.distill.losses.attention import attention
-from kdexp.distill.losses.contrastive import crd
+from kdexp.distill.losses.contrastive import crd, info_nce
 from kdexp.distill.losses.discrepancy import mmd
 from kdexp.distill.losses.dist import dist
 from kdexp.distill.losses.dkd import dkd
-from kdexp.distill.losses.features import feature_mse
+from kdexp.distill.losses.features import cosine, feature_mse
 from kdexp.distill.losses.kl import kl, kl_at
-from kdexp.distill.losses.relational import rkd, rkd_park
+from kdexp.distill.losses.pooling import attention_kl, attention_summary
+from kdexp.distill.losses.relational import relational, rkd, rkd_park
 from kdexp.errors import ConfigError
 
 LOSSES: dict[str, Loss] = {
@@ -35,6 +36,11 @@ LOSSES: dict[str, Loss] = {
     "rkd_park": rkd_park,
     "mmd": mmd,
     "attention": attention,
+    "cosine": cosine,
+    "info_nce": info_nce,
+    "relational": relational,
+    "attention_summary": attention_summary,
+    "attention_kl": attention_kl,
 }
 PARTS = ("ce", *LOSSES)
 """All names of a part; the student's own auxiliary parts take others."""
@@ -60,7 +66,7 @@ def make_loss(name: str, options: Mapping[str, Any], positions: str = "decisions
     if problems:
         raise ConfigError(problems)
     if name == "kl":
-        return kl_at(positions)
+        loss = kl_at(positions)
     return with_options(loss, **options) if options else loss
 
 
@@ -72,7 +78,9 @@ def _settings(loss: Loss) -> dict[str, Any]:
 
 
 def _problem(value: Any, hint: Any) -> str | None:
-    """What is wrong with a number, or with a list of numbers."""
+    """What is wrong with a switch, a number, or a list of numbers."""
+    if hint is bool:
+        return None if isinstance(value, bool) else f"must be true or false, got {value!r}"
     kind, *rules = typing.get_args(hint)
     if typing.get_origin(kind) is not tuple:
         return _number_problem(value, rules)

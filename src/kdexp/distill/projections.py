@@ -9,11 +9,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdexp.contracts import StudentOutput, TeacherSignal, Traits
+from kdexp.contracts import FeatureForm, StudentOutput, TeacherSignal, Traits
 from kdexp.errors import ConfigError
 
 Side = Literal["teacher", "student"]
-_FORMS = {"vectors": (2, "vectors (batch, width)"), "maps": (4, "maps (batch, channels, height, width)")}
+_FORMS: dict[FeatureForm, tuple[int, str]] = {
+    "vectors": (2, "vectors (batch, width)"),
+    "maps": (4, "maps (batch, channels, height, width)"),
+    "numbers": (1, "numbers (batch,)"),
+    "weights": (2, "weights (batch, slots)"),
+}
 
 
 class Pair(NamedTuple):
@@ -44,7 +49,7 @@ class FeaturePairs(nn.Module):
 
     def connect(self, output: StudentOutput, signal: TeacherSignal) -> None:
         """Makes the maps for models that gave this, drawn from torch's generator. ConfigError for a feature that a
-        model does not give, or not in the form that the loss reads."""
+        model does not give, or not in the form that the loss reads, and for two widths where it needs one."""
         problems = list(dict.fromkeys(self._problems(output.features, signal.features)))
         if problems:
             raise ConfigError(problems)
@@ -84,6 +89,15 @@ class FeaturePairs(nn.Module):
                 elif given[name].ndim != n_axes:
                     shape = tuple(given[name].shape)
                     yield f"{self.pairing.key}: must name {form}, but the {who}'s {name!r} is {shape}"
+            widths = [
+                given[name].shape[1:] for name, given in zip(pair, (student, teacher), strict=True) if name in given
+            ]
+            if self.pairing.traits.same_width and len(set(widths)) == 2:
+                yield (
+                    f"{self.pairing.key}: {pair.student} and {pair.teacher} must be of one width, but the student's is "
+                    f"{tuple(widths[0])}, the teacher's {tuple(widths[1])}; give both models the same, or use a loss "
+                    "that projects (feature_mse, crd)"
+                )
 
 
 def _mapped(maps: nn.ModuleList, features: Sequence[Tensor]) -> list[Tensor]:

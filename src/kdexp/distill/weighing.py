@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from annotated_types import Interval
 
@@ -32,19 +32,34 @@ def gathering(problems: list[str]) -> Iterator[None]:
 def check_names(weights: WeightSettings, parts: tuple[str, ...]) -> None:
     """Raises ConfigError unless exactly these parts are weighed."""
     problems = [f"distill.weights.{name} is missing" for name in parts if name not in weights]
-    problems += [
-        f"distill.weights.{name} weighs nothing: choose among {parts}" for name in weights if name not in parts
-    ]
+    problems += [_weighs_nothing(name, parts) for name in weights if name not in parts]
     if problems:
         raise ConfigError(problems)
 
 
-def check_fused(fused: bool, positions: str) -> None:
-    """Raises ConfigError for positions that no task which can be fused has."""
+def check_fused(fused: bool, positions: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raises ConfigError for positions that no task which can be fused has, and for a KL that is not fused."""
+    problems = []
     if fused and positions not in ("decisions", "all"):
-        raise ConfigError(
-            f"distill.fused: tasks that can be fused have no positions; got distill.positions={positions}"
-        )
+        problems.append(f"distill.fused: tasks that can be fused have no positions; got distill.positions={positions}")
+    of_kl = (options or {}).get("kl")
+    if fused and isinstance(of_kl, Mapping) and of_kl.get("confidence"):
+        problems.append("distill.options.kl.confidence: is not known to the fused KL; set distill.fused to false")
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_further(weights: Mapping[str, Any], by: Mapping[str, str]) -> None:
+    """Raises ConfigError for a weight of a part that another key weighs, or that does not exist."""
+    set_names = [name for name, setting in weights.items() if setting is not None]
+    problems = [f"distill.weights.{n}: has no effect, {by[n]} weighs {n}; set it to null" for n in set_names if n in by]
+    problems += [_weighs_nothing(name) for name in set_names if name not in PARTS]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _weighs_nothing(name: str, parts: tuple[str, ...] = PARTS) -> str:
+    return f"distill.weights.{name} weighs nothing: choose among {parts}"
 
 
 def read_schedules(
@@ -62,6 +77,49 @@ def read_schedules(
         {key: schedules[f"distill.{key}"] for key in settings},
         {name: schedules[f"distill.aux.{name}"] for name in auxiliary},
     )
+
+
+class Parts(NamedTuple):
+    """What a config weighs by name: the schedules of the preset's own keys, those of the weights, and the losses."""
+
+    own: dict[str, Course]
+    weights: dict[str, Course]
+    losses: dict[str, Loss]
+    pairings: dict[str, Pairing]
+
+
+def read_parts(
+    weighed: Mapping[str, ScheduleSetting],
+    own: Mapping[str, tuple[ScheduleSetting, Interval]],
+    *,
+    own_losses: tuple[str, ...] = (),
+    positions: str,
+    features: Any = None,
+    project: str = "teacher",
+    fused: bool,
+    options: Mapping[str, Any] | None = None,
+    aux: WeightSettings | None,
+    problems: Sequence[str] = (),
+) -> Parts:
+    """The parts that `weights` weighs, beside the losses that the preset weighs by keys of its `own`.
+
+    Raises ConfigError with `problems`, found so far, and all others.
+    """
+    problems = list(problems)
+    given, names = options or {}, [*own_losses, *(name for name in weighed if name in LOSSES)]
+    settings = {f"weights.{name}": (setting, NOT_NEGATIVE) for name, setting in weighed.items()}
+    with gathering(problems):
+        check_fused(fused, positions, given)
+    with gathering(problems):
+        schedules, extra = read_schedules({**own, **settings}, aux)
+    with gathering(problems):
+        losses = read_losses(names, given, positions)
+    with gathering(problems):
+        pairings = read_pairings(names, features, given, project)
+    if problems:
+        raise ConfigError(problems)
+    weights = {name: schedules[f"weights.{name}"] for name in weighed}
+    return Parts({key: schedules[key] for key in own}, {**weights, **extra}, losses, pairings)
 
 
 def read_losses(names: list[str], options: Mapping[str, Any], positions: str) -> dict[str, Loss]:
@@ -124,8 +182,6 @@ def check_used(weighed: Mapping[str, Any], temperature: Any, scale_tau2: bool, p
         problems.append(f"distill.positions: {positions} has no effect, only kl reads it, and kl is not weighed")
     if fused and not {"ce", "kl"} <= set(weighed):
         problems.append("distill.fused: has no effect, it takes ce and kl together, and both must be weighed")
-    with gathering(problems):
-        check_fused(fused, positions)
     if problems:
         raise ConfigError(problems)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from kdexp.contracts import Trial
@@ -89,6 +90,18 @@ class EpochRecorder(pl.Callback):
         if trainer.strategy.broadcast(prune):
             self.pruned = (epoch, score)
             trainer.should_stop = True
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """The average of the weights stands in for them in validation, in checkpoints and at the end, also at the end of a
+    training that had nothing left to do."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # where the model will be, but is not yet
+        super().setup(trainer, pl_module, stage)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 class EpochProgress(pl.Callback):

@@ -21,7 +21,7 @@ from kdexp.contracts import Batch, Split, StudentOutput, TaskSpec, Trial
 from kdexp.display import Stage
 from kdexp.errors import CacheError
 from kdexp.records import RunFolder, read_lines
-from kdexp.training.callbacks import EpochProgress, EpochRecorder
+from kdexp.training.callbacks import AveragedWeights, EpochProgress, EpochRecorder
 from kdexp.training.loader import BatchLoader
 from kdexp.training.module import DistillationModule, gathered, kept
 
@@ -56,17 +56,21 @@ def fit(
     batch_size: int,
     eval_batch_size: int,
     order_seed: int,
+    decay: float | None = None,
     stage: Stage,
     logger: Logger | None = None,
     trial: Trial | None = None,
 ) -> FitResult:
     """Trains to the last planned epoch, going on from `last.ckpt` where the folder has one.
 
-    The result is bitwise the same on CPU, interrupted or not. Raises RunFailed (the last good checkpoint is kept).
+    The result is bitwise the same on CPU, interrupted or not. With a `decay` the model that is measured and kept is the
+    exponential moving average of all weights and buffers over the steps. Raises RunFailed (the last good checkpoint is
+    kept).
     """
     started = time.perf_counter()
     recorder = EpochRecorder(folder, logger, trial)
-    trainer = _trainer(trainer_options, [recorder, EpochProgress(stage)], folder)
+    averaging = [] if decay is None else [AveragedWeights(decay=decay)]
+    trainer = _trainer(trainer_options, [*averaging, recorder, EpochProgress(stage)], folder)
     loader = BatchLoader(
         train,
         batch_size=batch_size,

@@ -80,7 +80,7 @@ class DistillationModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.model(getattr(batch, self.view))
         signal = self._teacher.signal(batch) if self._teacher is not None else None
-        terms = self.objective(output, signal, batch.targets, self.progress, self.tasks)
+        terms = self.objective(output, signal, batch.targets, self.progress, self.tasks, batch.weights)
         self._terms = terms
         self._account({"loss": terms.total.detach(), **{k: v.detach() for k, v in terms.parts.items()}}, len(batch))
         return terms.total

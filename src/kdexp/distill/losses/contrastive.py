@@ -26,3 +26,15 @@ def crd(student_BD: Tensor, teacher_BD: Tensor, *, tau: Annotated[float, Gt(0)] 
     """
     cosine_BB = unit(student_BD) @ unit(teacher_BD).T
     return -(cosine_BB / tau).log_softmax(dim=1).diagonal()
+
+
+@on_pairs(
+    Traits(divergence=False, uses_temperature=False, relational=True, features="vectors", same_width=True), average=True
+)
+def info_nce(student_BD: Tensor, teacher_BD: Tensor, *, tau: Annotated[float, Gt(0)] = 0.1) -> Tensor:
+    """-½ [log softmax_j(cos(s_i, t_j) / τ) + log softmax_j(cos(s_j, t_i) / τ)] at j = i. The mean over the pairs.
+
+    `crd` in both directions and without a projection: a student's feature finds its teacher's, and the other way round.
+    """
+    logits_BB = unit(student_BD) @ unit(teacher_BD).T / tau
+    return -(logits_BB.log_softmax(dim=1) + logits_BB.log_softmax(dim=0)).diagonal() / 2

@@ -27,17 +27,38 @@ def kl(
     temperature: float,
     scale_tau2: bool,
     positions: str = "decisions",
+    confidence: bool = False,
 ) -> Tensor:
     """Σ_tasks Σ_k q_k (log q_k - log p_k), with q = softmax(z / T), p = softmax(s / T); times T² where `scale_tau2`.
 
     z are the teacher's logits, s the student's. Float32 (B,); for a task with positions, the mean over those that
     `positions` counts (see `positions.py`). Gradient: (p - q) / T to the student, none to the teacher. Tasks that
     predict a number, and those that the teacher does not answer, are passed over; ConfigError where none is left.
+
+    With `confidence` each task's number is multiplied by how sure the teacher is of the sample, see `sureness`.
     """
     check_temperature(temperature)
     distilled = distillable(tasks, signal.values)
-    per_task = torch.stack([_of_task(student, signal, task, temperature, positions) for task in distilled]).sum(dim=0)
+    values = [_of_task(student, signal, task, temperature, positions) for task in distilled]
+    if confidence:
+        values = [sureness(signal, task) * value for task, value in zip(distilled, values, strict=True)]
+    per_task = torch.stack(values).sum(dim=0)
     return per_task * temperature**2 if scale_tau2 else per_task
+
+
+def sureness(signal: TeacherSignal, task: TaskSpec) -> Tensor:
+    """(C · max_k q_k - 1) / (C - 1), q of the teacher at temperature 1, without gradient: 0 where all classes are alike
+    to it, 1 where it is certain. Of two classes |2σ(z) - 1|. Float32 (B,).
+
+    Raises ConfigError for candidates, whose number differs from position to position.
+    """
+    if task.kind == "candidates":
+        raise ConfigError(
+            f"distill.options.kl.confidence: task {task.name!r} chooses among candidates, and only of classes is it "
+            "known how sure the teacher is; set it to false"
+        )
+    q_BC = log_probabilities(teacher_logits(signal, task), task, None).exp()
+    return (q_BC.shape[1] * q_BC.amax(dim=1) - 1) / max(q_BC.shape[1] - 1, 1)
 
 
 def kl_at(positions: str) -> Loss:

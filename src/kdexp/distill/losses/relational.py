@@ -1,7 +1,8 @@
-"""How samples lie to each other: relational KD, in two versions that share a name elsewhere.
+"""How samples lie to each other: relational KD, in two versions that share a name elsewhere, and their simplest core.
 
-`rkd` compares distances and cosines of unit vectors; `rkd_park` is Park, Kim, Lu and Cho, arXiv:1904.05068. Each
-number is an anchor's mean over its row, so the mean over the batch is the mean over all pairs, or triples, of samples.
+`rkd` compares distances and cosines of unit vectors; `rkd_park` is Park, Kim, Lu and Cho, arXiv:1904.05068;
+`relational` compares cosines alone. Each number is an anchor's mean over its row, so the mean over the batch is the
+mean over all pairs, or triples, of samples.
 
 Shape suffixes: B samples, D width of a feature.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
@@ -48,6 +50,18 @@ def rkd_park(student_BD: Tensor, teacher_BD: Tensor, *, distance: Weight = 25.0,
     apart_BB = _huber(_relative_distances(student_BD), _relative_distances(teacher_BD))
     turned_BBB = _huber(_angles(student_BD), _angles(teacher_BD))
     return distance * apart_BB.mean(dim=1) + angle * turned_BBB.mean(dim=(1, 2))
+
+
+@on_pairs(Traits(divergence=True, uses_temperature=False, relational=True, features="vectors"), average=True)
+def relational(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """(1/(B-1)) Σ_{j≠i} (cos(s_i, s_j) - cos(t_i, t_j))². The mean over the pairs of features.
+
+    Widths may differ and nothing is projected. 0 in a batch of one.
+    """
+    cosines = [unit(x_BD) @ unit(x_BD).T for x_BD in (student_BD, teacher_BD)]
+    itself_BB = torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    gap_BB = (cosines[0] - cosines[1]).masked_fill(itself_BB, 0.0)
+    return gap_BB.square().sum(dim=1) / max(len(student_BD) - 1, 1)
 
 
 def _relative_distances(x_BD: Tensor) -> Tensor:
