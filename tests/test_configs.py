@@ -192,7 +192,7 @@ def test_a_primary_config_leaves_no_folder_of_hydras_behind(primary: str) -> Non
 
 
 def recipes(homes: tuple[Path, ...], group: str) -> list[Path]:
-    """Files that are run by name; those in `hparams_search/tune` are added to a search, and tested with the searches."""
+    """Files that are run by name; those in `hparams_search/tune` are added to a search and tested there."""
     found = [path for home in homes for path in (home / group).rglob("*.yaml")]
     return sorted(path for path in found if path.parent.name != "tune")
 
