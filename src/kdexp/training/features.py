@@ -34,7 +34,7 @@ class FeatureStore:
         self, root: Path, *, deterministic: bool, device: torch.device, stage: Callable[[str, int], Stage]
     ) -> None:
         self.root, self.deterministic, self.device, self._stage = root, deterministic, device, stage
-        self._held: list[tuple[Split, str, FrozenPart, Tensor]] = []
+        self._held: list[tuple[Split, str, str, Tensor]] = []
         self._reuses = False
 
     def split(self, model: nn.Module, split: Split, view: str) -> Split:
@@ -48,7 +48,7 @@ class FeatureStore:
 
     def _features(self, name: str, part: FrozenPart, split: Split, view: str) -> Tensor:
         for known_split, known_view, known, held in self._held:
-            if (known_split, known_view, known.fingerprint) == (split, view, part.fingerprint):
+            if (known_split, known_view, known) == (split, view, part.fingerprint):
                 return held
         inputs = inputs_sha256(split, view, part.reads)
         folder = self.root / fingerprint(part.fingerprint, part.reads, inputs)
@@ -61,7 +61,7 @@ class FeatureStore:
         self._say(name, split, folder, existed)
         (features,) = groups["features"].values()
         assert isinstance(features, Tensor)
-        self._held.append((split, view, part, features))
+        self._held.append((split, view, part.fingerprint, features))
         return features
 
     def _say(self, name: str, split: Split, folder: Path, existed: bool) -> None:
