@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from kdexp import cli
+from kdexp import cli, verbs
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,12 @@ def test_a_quoted_folder_is_read_as_hydra_reads_it() -> None:
     assert cli._unquoted("outputs/run") == "outputs/run"
     assert cli._unquoted("'runs/a=1,b=[2]'") == "runs/a=1,b=[2]"
     assert cli._unquoted(r"'it\'s here'") == "it's here"
+
+
+def test_a_stop_is_not_swallowed_by_whoever_catches_exceptions_at_that_moment():
+    before = signal.signal(signal.SIGTERM, verbs._stopped)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"), contextlib.suppress(Exception):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

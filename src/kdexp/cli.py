@@ -203,8 +203,8 @@ def _run_hydra(verb: str) -> None:
         _stop(2, *verbs.composition_problems(verb, sys.argv[1:], error, config_directory()))
     except KdexpError as error:
         _stop(2, *str(error).split("\n"))
-    except KeyboardInterrupt:
-        _stop(1, "interrupted")
+    except KeyboardInterrupt as error:
+        _stop(1, str(error) or "interrupted")
     finally:
         if full_error == "1":
             os.environ.pop("HYDRA_FULL_ERROR", None)
