@@ -382,3 +382,89 @@ def test_durations_that_do_not_fit_the_task_are_refused():
         task_arrays(predictions(np.zeros(2), [1.0, 2.0]), task)
     with pytest.raises(DataError, match=r"logits\.t is not finite at sample 1"):
         predictions([[0.0, np.nan], [np.nan, 0.0]], [[1.0, np.nan], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary", "candidates", "regression", "duration"])
+def test_a_weight_of_two_is_the_sample_twice_in_its_cluster(kind):
+    random = np.random.default_rng(7)
+    n, twice = 40, np.random.default_rng(8).integers(1, 3, 40)
+    cluster, mask = np.arange(n) // 2, None
+    if kind == "multiclass":
+        task, logits, target = multiclass(), random.normal(size=(n, 3)), random.integers(0, 3, n)
+    elif kind == "binary":
+        names = (*ALL, "rejection_80", "rejection_80_interpolated")
+        task = TaskSpec(name="t", kind="binary", metrics=names)
+        target = random.integers(0, 2, n)
+        logits = (random.normal(size=n) + target).round(1)
+    elif kind == "candidates":
+        task = TaskSpec(name="t", kind="candidates", metrics=("acc", "acc_decisions", "acc_inner"))
+        logits, target, mask = random.normal(size=(n, 3, 2)), random.integers(-1, 2, (n, 3)), np.ones((n, 3, 2), bool)
+    else:
+        names = ("mae", "rmse") if kind == "regression" else ("mape_log", "mape_sec")
+        task = TaskSpec(name="t", kind=kind, metrics=names)
+        logits, target = random.uniform(1, 3, (2, n) if kind == "regression" else (2, n, 2))
+    other = multiclass(names=("acc",))
+    other = TaskSpec(name="o", kind="multiclass", classes=other.classes, metrics=("acc",))
+    classes, truth = one_hot(random.integers(0, 3, n), 3), random.integers(0, 3, n)
+
+    def both(picked, weights=None) -> Predictions:
+        return Predictions(
+            index=np.arange(len(picked)),
+            cluster=cluster[picked].astype(str),
+            logits={"t": logits[picked], "o": classes[picked]},
+            targets={"t": target[picked], "o": truth[picked]},
+            masks={} if mask is None else {"t": mask[picked]},
+            weights=weights,
+        )
+
+    # Weights count among each other alone: 0.3 and 0.6 are as 1 and 2.
+    weighted, repeated = both(np.arange(n), 0.3 * twice), both(np.repeat(np.arange(n), twice))
+    said = metrics(weighted, (task, other), ("o/acc",)), metrics(repeated, (task, other), ("o/acc",))
+    assert set(said[0]) == {*(f"t/{name}" for name in task.metrics), "o/acc", "score"}
+    assert said[0] == pytest.approx(said[1])
+    assert said[0] != pytest.approx(metrics(both(np.arange(n)), (task, other), ("o/acc",)))
+    drawn = [cluster_bootstrap(one, (task, other), ("o/acc",), n_resamples=50, seed=3) for one in (weighted, repeated)]
+    for name in {*drawn[0]} - {"t/rejection_80", "t/rejection_80_interpolated"}:  # whose bound is the number of samples
+        interval = drawn[0][name]
+        assert (interval.low, interval.high) == pytest.approx((drawn[1][name].low, drawn[1][name].high)), name
+
+
+def test_weights_and_covariates_come_back_from_the_file(tmp_path):
+    there = Predictions(
+        index=np.arange(4),
+        cluster=np.array(list("abcd")),
+        logits={"t": np.array([2.0, -1.0, 1.0, 3.0])},
+        targets={"t": np.array([1, 0, 0, 1])},
+        weights=np.array([1.0, 3.0, 1.0, 0.0]),
+        covariates={"jet pT [GeV]": np.array([400.0, 500.0, 600.0, 700.0])},
+    )
+    there.save(tmp_path / "test.npz")
+    back = Predictions.load(tmp_path / "test.npz")
+    assert back.weights.tolist() == there.weights.tolist()
+    assert back.covariates["jet pT [GeV]"].tolist() == [400.0, 500.0, 600.0, 700.0]
+    half = back.at(np.array([True, True, False, False]))
+    assert (
+        len(half) == 2
+        and half.weights.tolist() == [1.0, 3.0]
+        and half.covariates["jet pT [GeV]"].tolist() == [400, 500]
+    )
+    assert metrics(back, (TaskSpec(name="t", kind="binary"),), ("t/acc",))["t/acc"] == pytest.approx(4 / 5)
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
+def test_weights_that_mean_nothing_are_refused(weights):
+    with pytest.raises(DataError, match="a weight is negative or no number, or all are 0"):
+        Predictions(
+            index=np.arange(2),
+            cluster=np.array(["a", "b"]),
+            logits={"t": np.zeros(2)},
+            targets={"t": np.array([0, 1])},
+            weights=np.array(weights),
+        )
+
+
+def test_a_rejection_says_the_greatest_that_its_samples_can_show():
+    task = TaskSpec(name="t", kind="binary", metrics=("acc", "auc", "rejection_50"))
+    found = cluster_bootstrap(predictions([5, 4, 3, 2, 1, 0], [1, 1, 0, 0, 0, 0]), (task,), ("t/auc",), n_resamples=20)
+    assert found["t/rejection_50"].as_dict()["at_most"] == 4
+    assert "at_most" not in found["t/auc"].as_dict()

@@ -7,7 +7,8 @@ drawn with replacement instead, and every metric is recomputed on each draw. One
 The rules: macro F1, precision and recall average over the classes that occur in truth or prediction, an undefined
 precision or recall of such a class counting 0; AUC is Mann-Whitney (ties count one half), one class against the rest,
 averaged over the classes that occur in the truth; background rejection is 1/FPR at the ROC vertex with the smallest FPR
-among those that keep enough signal. A metric that is undefined on a split is left out.
+among those that keep enough signal. Where samples have weights, every count above is a sum of weights. A metric that is
+undefined on a split is left out.
 
 Shape suffixes: N samples, G clusters, R resamples, C classes, P positions, T distinct scores, X columns.
 """
@@ -49,7 +50,8 @@ _CHUNK_ELEMENTS = 4_000_000
 class Interval:
     """A percentile interval of one metric on one split, and what it was computed from.
 
-    `n_resamples` counts the draws on which the metric was defined.
+    `n_resamples` counts the draws on which the metric was defined. `at_most` is the greatest value that these samples
+    can show: a metric that stands there is at least that (a rejection that no background sample passes).
     """
 
     low: float
@@ -59,10 +61,11 @@ class Interval:
     n_clusters: int
     n_resamples: int
     seed: int
+    at_most: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for the record."""
-        return asdict(self)
+        """Plain values for the record; `at_most` only where there is such a value."""
+        return {name: value for name, value in asdict(self).items() if name != "at_most" or value is not None}
 
 
 def check_metrics(tasks: Sequence[TaskSpec], score: Sequence[str]) -> None:
@@ -149,8 +152,17 @@ def cluster_bootstrap(
             n_clusters=n_clusters,
             n_resamples=len(value_R),
             seed=seed,
+            at_most=_greatest(predictions, name),
         )
     return intervals
+
+
+def _greatest(predictions: Predictions, name: str) -> float | None:
+    """Of a rejection, the background's number (its weight); other metrics reach their bounds on any samples."""
+    task, _, metric = name.rpartition("/")
+    if metric not in REJECTIONS:
+        return None
+    return float(predictions.counts @ (predictions.targets[task] == 0))
 
 
 def cluster_draws(n_clusters: int, n_resamples: int, seed: int) -> np.ndarray:
@@ -218,26 +230,32 @@ def _task_metrics(
     predictions: Predictions, task: TaskSpec, cluster_N: np.ndarray, counts_RG: np.ndarray
 ) -> dict[str, np.ndarray]:
     logits, target = task_arrays(predictions, task)
+    own_N = predictions.counts
     if task.kind == "regression":
         error_N = logits - target
-        sums_RX = counts_RG @ _per_cluster(np.stack([np.abs(error_N), error_N**2, np.ones_like(error_N)], 1), cluster_N)
+        sums_NX = np.stack([np.abs(error_N), error_N**2, np.ones_like(error_N)], 1)
+        sums_RX = counts_RG @ _per_cluster(sums_NX * own_N[:, None], cluster_N)
         return {"mae": sums_RX[:, 0] / sums_RX[:, 2], "rmse": np.sqrt(sums_RX[:, 1] / sums_RX[:, 2])}
     if task.kind in ("candidates", "duration"):
         means = {}
         for name, (value_NP, counts_NP) in position_values(predictions, task).items():
             sums_NX = np.stack([np.where(counts_NP, value_NP, 0.0).sum(1), counts_NP.sum(1)], 1)
-            sums_RX = counts_RG @ _per_cluster(sums_NX, cluster_N)
+            sums_RX = counts_RG @ _per_cluster(sums_NX * own_N[:, None], cluster_N)
             means[name] = _ratio(sums_RX[:, 0], sums_RX[:, 1], np.nan)
         return means
     truth_M, predicted_M = class_labels(predictions, task)
     eye_CC = np.eye(2 if task.kind == "binary" else logits.shape[-1])
     true_NC, predicted_NC = eye_CC[truth_M], eye_CC[predicted_M]
-    sums_G = _per_cluster(np.concatenate([true_NC, predicted_NC, true_NC * predicted_NC], 1), cluster_N)
-    made = _label_metrics(*np.split(counts_RG @ sums_G, 3, axis=1))
-    if "auc" in task.metrics:
-        made["auc"] = _macro_auc(class_scores(logits), truth_M, counts_RG[:, cluster_N])
-    if set(REJECTIONS) & set(task.metrics):
-        made |= background_rejections(logits, truth_M == 1, counts_RG[:, cluster_N])
+    sums_NX = np.concatenate([true_NC, predicted_NC, true_NC * predicted_NC], 1)
+    made = _label_metrics(*np.split(counts_RG @ _per_cluster(sums_NX * own_N[:, None], cluster_N), 3, axis=1))
+    ranked = {"auc", *REJECTIONS} & set(task.metrics)
+    if not ranked:
+        return made
+    counts_RN = counts_RG[:, cluster_N] if predictions.weights is None else counts_RG[:, cluster_N] * own_N
+    if "auc" in ranked:
+        made["auc"] = _macro_auc(class_scores(logits), truth_M, counts_RN)
+    if ranked - {"auc"}:
+        made |= background_rejections(logits, truth_M == 1, counts_RN)
     return made
 
 

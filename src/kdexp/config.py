@@ -158,6 +158,7 @@ class ReportConfig:
     study: Annotated[str, Len(1)] | None
     reference: str | None
     split: Literal["val", "test"] | None
+    chosen_on: Literal["val", "test"]
     top: Annotated[int, Ge(1)]
     name: Annotated[str, Len(1)] | None
     eval_batch_size: Annotated[int, Ge(1)]

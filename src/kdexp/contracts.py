@@ -43,7 +43,7 @@ class TaskSpec:
 class Batch:
     """Samples fetched together. `index` (B,) holds the samples' positions in their split, so that a cached teacher
     output can be looked up; `student` and `teacher` may be different views of the same samples. `weights` (B,), where
-    there are any, say how much each sample counts in a loss; none is negative and no batch sums to 0."""
+    there are any, say how much each sample counts in loss and metrics; none is negative and no batch sums to 0."""
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
@@ -171,7 +171,8 @@ class Schedule(Protocol):
 class Split(Protocol):
     """One split, held in memory or mapped.
 
-    It may have `lengths` (N,), how long each sample is: batches are then made of samples of like length.
+    It may have `lengths` (N,), how long each sample is: batches are then made of samples of like length. It may have
+    `covariates`, numbers (N,) by name, of which the metrics are shown in bins; a name may end in its unit, `pT [GeV]`.
     """
 
     clusters: np.ndarray
@@ -190,8 +191,9 @@ class Dataset(Protocol):
 
     Where labels are scarce, a class may also have `teacher_split()`: the samples that a teacher is trained on, `train`
     and more. Where the teacher's view of the samples has another shape, `teacher_arguments()` tells a teacher what
-    `model_arguments` tells a student. `trivial_rules(split)` may name rules that need no model, with their metrics
-    (`task/metric` and `score`): what a student has to beat.
+    `model_arguments` tells a student. `notes()` may say in sentences what its settings make of the data; the record
+    keeps them, and tables and reports repeat them. `trivial_rules(split)` may name rules that need no model, with their
+    metrics (`task/metric` and `score`): what a student has to beat.
     """
 
     name: str

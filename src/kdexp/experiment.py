@@ -50,7 +50,9 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
         return dict(read_json(folder.record))
     objective = build_objective(cfg["distill"])
     with Display(visible=is_main and trial is None) as display:
+        opening = time.perf_counter()
         dataset = open_dataset(cfg["dataset"], cfg["data"]["seed"], display.report)
+        opened = time.perf_counter() - opening
         _check_objective(cfg["objective"], dataset)
         bench = Bench(cfg=cfg, dataset=dataset, display=display, device=device_of(cfg["trainer"]), is_main=is_main)
         if not is_main:
@@ -62,6 +64,7 @@ def run(cfg: Config, command: Command, trial: Trial | None = None) -> Record | N
             with _way_back(folder):
                 facts = _train_all(bench, folder, objective, trial)
             assert facts is not None
+            facts["durations_seconds"] = {"data": opened, **facts["durations_seconds"]}
             record = _record(bench, command, started, facts)
             write_json(folder.record, record)
             return record
@@ -151,6 +154,7 @@ def _record(bench: Bench, command: Command, started: datetime, facts: Record) ->
             "n": {split: len(dataset.split(split)) for split in SPLITS},
             "n_clusters": {split: len(set(dataset.split(split).clusters.tolist())) for split in SPLITS},
             "cluster": dataset.cluster,
+            "notes": getattr(dataset, "notes", list)(),
         },
         "tasks": [describe_task(task) for task in dataset.tasks],
         "score": list(dataset.score),

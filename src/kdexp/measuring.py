@@ -47,7 +47,7 @@ def measure(
         outputs = predict(model, seen, tasks, batch_size=batch_size, view=view, device=device)
         predictions = as_predictions(outputs, split)
         predictions.save(folder.predictions(name))
-        metrics[name] = split_metrics(tasks, score, outputs.logits, outputs.targets, outputs.masks)
+        metrics[name] = split_metrics(tasks, score, **vars(outputs))
         found = cluster_bootstrap(predictions, tasks, score, **interval)
         intervals[name] = {metric: value.as_dict() for metric, value in found.items()}
         if stage is not None:
@@ -56,7 +56,7 @@ def measure(
 
 
 def as_predictions(outputs: SplitOutputs, split: Split) -> Predictions:
-    """A split's outputs in the form that is saved, with each sample's cluster."""
+    """A split's outputs in the form that is saved, with each sample's cluster and covariates."""
 
     def arrays(group: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         return {task: tensor.numpy() for task, tensor in group.items()}
@@ -67,4 +67,6 @@ def as_predictions(outputs: SplitOutputs, split: Split) -> Predictions:
         logits=arrays(outputs.logits),
         targets=arrays(outputs.targets),
         masks=arrays(outputs.masks),
+        weights=None if outputs.weights is None else outputs.weights.double().numpy(),
+        covariates=dict(getattr(split, "covariates", {})),
     )

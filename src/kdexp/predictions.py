@@ -1,7 +1,7 @@
 """What a model said on one split: the predictions file of a run, and what may be read off it. numpy only.
 
-Nothing in the file is pickled: `index` int64 (N,), `cluster` unicode (N,), and by task `logits.<task>`,
-`target.<task>` and, for candidates, `mask.<task>`.
+Nothing in the file is pickled: `index` int64 (N,), `cluster` unicode (N,), where samples count differently `weight`
+(N,), by covariate `by.<name>` (N,), and by task `logits.<task>`, `target.<task>` and, for candidates, `mask.<task>`.
 
 Shape suffixes: N samples, C classes, P positions of a sample, K candidates, M samples or positions that count.
 """
@@ -27,7 +27,8 @@ class Predictions:
 
     Logits are (N, C) for multiclass, (N,) for binary and regression, (N, P) for durations, whose target is NaN where a
     position does not count, (N, K) or (N, P, K) for candidates, where a mask of the same shape says which candidates
-    are real. Raises DataError where lengths differ or a number is not finite.
+    are real. `weights` (N,) say how much each sample counts in a metric; None: all the same. `covariates` (N,) are
+    numbers known of each sample, by name. Raises DataError where lengths differ or a number is not finite.
     """
 
     index: np.ndarray
@@ -35,6 +36,8 @@ class Predictions:
     logits: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None
+    covariates: dict[str, np.ndarray] = field(default_factory=dict)
     origin: str = "predictions"
     """What an error calls these: the file they came from."""
 
@@ -50,9 +53,33 @@ class Predictions:
                 raise DataError(f"{self.origin}: {name} has {len(values)} samples, index has {len(self.index)}")
         for task, logits in self.logits.items():
             self._check_finite(task, logits)
+        if self.weights is not None and not ((self.weights >= 0).all() and 0 < self.weights.sum() < np.inf):
+            raise DataError(f"{self.origin}: a weight is negative or no number, or all are 0")
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,): as how many samples each one counts, 1 on average."""
+        return np.ones(len(self)) if self.weights is None else self.weights * (len(self) / self.weights.sum())
+
+    def at(self, chosen_N: np.ndarray) -> Predictions:
+        """Those of the samples where a boolean (N,) is True."""
+
+        def chosen(group: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: values[chosen_N] for name, values in group.items()}
+
+        return Predictions(
+            index=self.index[chosen_N],
+            cluster=self.cluster[chosen_N],
+            logits=chosen(self.logits),
+            targets=chosen(self.targets),
+            masks=chosen(self.masks),
+            weights=None if self.weights is None else self.weights[chosen_N],
+            covariates=chosen(self.covariates),
+            origin=self.origin,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -70,9 +97,11 @@ class Predictions:
         return cls(
             index=arrays["index"],
             cluster=arrays["cluster"],
-            logits=_by_task(arrays, "logits."),
-            targets=_by_task(arrays, "target."),
-            masks={task: mask.astype(bool) for task, mask in _by_task(arrays, "mask.").items()},
+            logits=_by_prefix(arrays, "logits."),
+            targets=_by_prefix(arrays, "target."),
+            masks={task: mask.astype(bool) for task, mask in _by_prefix(arrays, "mask.").items()},
+            weights=arrays.get("weight"),
+            covariates=_by_prefix(arrays, "by."),
             origin=str(path),
         )
 
@@ -84,8 +113,11 @@ class Predictions:
     def _arrays(self) -> dict[str, Any]:
         """Every array under its name in the file."""
         named = {"index": self.index, "cluster": np.asarray(self.cluster, dtype=str)}
-        for prefix, group in (("logits.", self.logits), ("target.", self.targets), ("mask.", self.masks)):
-            named.update({prefix + task: values for task, values in group.items()})
+        if self.weights is not None:
+            named["weight"] = self.weights
+        groups = (("logits.", self.logits), ("target.", self.targets), ("mask.", self.masks), ("by.", self.covariates))
+        for prefix, group in groups:
+            named.update({prefix + name: values for name, values in group.items()})
         return named
 
     def _check_finite(self, task: str, logits: np.ndarray) -> None:
@@ -183,5 +215,5 @@ def position_values(predictions: Predictions, task: TaskSpec) -> dict[str, tuple
     }
 
 
-def _by_task(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _by_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -56,7 +56,9 @@ def report(cfg: Config, words: Sequence[str]) -> dict[str, Any]:
     if cfg["study"] is not None:
         if cfg["name"] is not None:
             raise ConfigError("name: has no effect with study=NAME, whose comparison lies in the study's own folder")
-        return report_study(cfg, command)
+        return report_study(cfg, command, chosen_on=cfg["chosen_on"])
+    if cfg["chosen_on"] == "test":
+        raise ConfigError("chosen_on=test: has no effect with runs=..., where nothing is chosen; leave it out")
     entries, skipped = _read_runs(cfg)
     entries = [entry for part in separate(entries) for entry in _told(part)]
     folder = Path(cfg["paths"]["output_root"]) / "reports" / (cfg["name"] or _default_name(_given(cfg)))
@@ -69,14 +71,20 @@ def report(cfg: Config, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def report_study(cfg: Config, command: str, *, groups_only: bool = False) -> dict[str, Any]:
+def report_study(cfg: Config, command: str, *, groups_only: bool = False, chosen_on: str = "val") -> dict[str, Any]:
     """The same for a study's complete trials, the best first; its report.html is written again with what was found.
 
-    `cfg` holds what `ReportConfig` does. Raises StudyError where the study has no complete trial.
+    `cfg` holds what `ReportConfig` does. Raises StudyError where the study has no complete trial, or where test is to
+    choose and has no value of some run.
     """
     folder = find_study(Path(cfg["paths"]["output_root"]), cfg["study"])
     summary, rows = read_json(folder / "study_summary.json"), read_trials(folder / "trials.csv")
     entries, skipped = _read_trials(folder, summary, rows)
+    scheduled = any(is_scheduled(entry.settings) for entry in entries)
+    if chosen_on == "test" and not scheduled:
+        raise ConfigError(
+            f"chosen_on=test: has no effect on {cfg['study']}, in which no schedule moves: nothing is chosen"
+        )
     if cfg["reference"] is not None:
         entries = _with_outsider(entries, Path(cfg["reference"]))
     objective = str(summary["objectives"][0])
@@ -92,18 +100,20 @@ def report_study(cfg: Config, command: str, *, groups_only: bool = False) -> dic
     )
     home = (folder / COMPARISON).parent
     found = _compared(entries, question, cfg, home, command, skipped, groups_only=groups_only)
-    if any(is_scheduled(entry.settings) for entry in entries):
-        _analyse_schedules(folder, cfg)
+    if scheduled:
+        _analyse_schedules(folder, cfg, question.reference, chosen_on)
     log.info("report: %s", write_study_report(folder))
     return found
 
 
-def _analyse_schedules(folder: Path, cfg: Config) -> None:
+def _analyse_schedules(folder: Path, cfg: Config, reference: Entry | None, chosen_on: str) -> None:
     """Tables, sentences and figures of a study whose temperature or weight of distillation moved; a study that they
-    cannot be made of keeps its comparison."""
+    cannot be made of keeps its comparison, unless test was asked to choose."""
     try:
-        analysis = analyse(read_study(folder), _sampling(cfg))
+        analysis = analyse(read_study(folder, reference), _sampling(cfg), chosen_on=chosen_on)
     except StudyError as error:
+        if chosen_on == "test":
+            raise
         log.warning("schedules: %s", error)
         return
     render(analysis, Console(), with_tables=False)

@@ -146,6 +146,7 @@ def _pruned(record: dict[str, Any]) -> Any:
 def _show(record: dict[str, Any], figures: bool) -> None:
     from rich.console import Console
 
+    from kdexp.analysis.binned import render_bins
     from kdexp.analysis.figures import draw_run
     from kdexp.analysis.table import render
 
@@ -153,6 +154,8 @@ def _show(record: dict[str, Any], figures: bool) -> None:
     drawn = draw_run(folder) if figures else []
     console = Console()
     render(record, console)
+    for table in (path for path in drawn if path.suffix == ".csv"):
+        render_bins(table, console)
     console.print(f"run folder: {_relative(folder)}", soft_wrap=True)
     if drawn:
         console.print(f"figures: {_relative(drawn[0].parent)} ({len(drawn)} files)", soft_wrap=True)
@@ -283,8 +286,11 @@ def _relative(path: Path) -> str:
 
 
 def _stopped(number: int, frame: object) -> None:
-    """SIGTERM ends a run as Ctrl-C does: at once, with the way back."""
-    raise RunFailed("stopped by SIGTERM")
+    """SIGTERM ends a run as Ctrl-C does: at once, with the way back.
+
+    No Exception: the `except Exception` of whoever was at work (a log handler that was printing) would swallow it.
+    """
+    raise KeyboardInterrupt("stopped by SIGTERM")
 
 
 def _remove_if_empty(folder: Path) -> None:

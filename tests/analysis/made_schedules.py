@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,23 @@ NO_KD = {"_target_": "kdexp.distill.objective.none", "temperature": None, "weigh
 def make_study(folder: Path, trials: Sequence[dict[str, Any]], *, source: str = "real") -> Path:
     """A study's folder: a row and a run folder for each trial, given as `write_trial` takes it.
 
-    A trial's `state` other than `complete` leaves no record.
+    A trial's `state` other than `complete` leaves no record. Where they are given, `started` (ISO time), `seconds` and
+    `reason` stand in the table.
     """
+    times = [(datetime.fromisoformat(t["started"]).timestamp(), t["seconds"]) for t in trials if "started" in t]
+    wall = max(start + taken for start, taken in times) - min(times)[0] if times else None
     summary = {"schema": 1, "study_name": "jets", "objectives": ["val/score"], "directions": ["maximize"]}
-    write_json(folder / "study_summary.json", summary)
+    write_json(folder / "study_summary.json", {**summary, "durations_seconds": {"from_first_start_to_last_end": wall}})
     with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["number", "state", "value", "seed", "name"])
+        table.writerow(["number", "state", "value", "seed", "started", "seconds", "name", "reason"])
         for number, trial in enumerate(trials):
-            state, name = trial.get("state", "complete"), trial.get("name", "")
-            table.writerow([number, state, "0.5" if state == "complete" else "", trial.get("seed", 1000), name])
+            state = trial.get("state", "complete")
+            row = [number, state, "0.5" if state == "complete" else "", trial.get("seed", 1000)]
+            table.writerow([*row, *(trial.get(key, "") for key in ("started", "seconds", "name", "reason"))])
             if state == "complete":
-                write_trial(folder / "trials" / f"trial_{number:05d}", source=source, **trial)
+                known = {key: value for key, value in trial.items() if key not in ("started", "seconds", "reason")}
+                write_trial(folder / "trials" / f"trial_{number:05d}", source=source, **known)
     return folder
 
 
@@ -128,6 +134,7 @@ def write_trial(
     more: Mapping[str, Any] | None = None,
     name: str = "",
     state: str = "complete",
+    durations: Mapping[str, float] | None = None,
 ) -> None:
     """A finished trial with predictions on val and, as a test pass leaves them, on test."""
     run = RunFolder(path)
@@ -154,7 +161,7 @@ def write_trial(
             "seed": seed,
             "metrics": {"val": {"best": found["val"], "last": found["val"], "best_epoch": best_epoch}, "test": None},
             "intervals": {},
-            "durations_seconds": {"student": 1.0},
+            "durations_seconds": dict(durations or {"student": 1.0}),
             "models": {"student": {"parameters": 10}},
             "teacher": {"fingerprint": teacher, "metrics": taught}
             if distils

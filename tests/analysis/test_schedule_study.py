@@ -23,7 +23,7 @@ from made_schedules import (
 )
 from scipy import stats
 
-from kdexp.analysis.compared import Sampling
+from kdexp.analysis.compared import Entry, Sampling
 from kdexp.analysis.paired import compare, seeds_needed, sign_flip_p
 from kdexp.analysis.schedules import analyse, write
 from kdexp.analysis.schedules_page import FOLDER, schedules_section, summary_text
@@ -163,6 +163,14 @@ def test_a_study_is_read_with_names_strategies_and_what_was_reached(one_seed):
     assert study.teacher.values["test"]["score"] == 0.95
     assert study.no_kd.n_seeds == 1
     assert study.no_kd.values["val"] == read_json(one_seed / "trials/trial_00016/run.json")["metrics"]["val"]["best"]
+
+
+def test_a_run_beside_the_study_is_its_no_kd_run_where_it_does_not_distil(one_seed, tmp_path):
+    alone = make_study(tmp_path, grid_trials())
+    without, with_kd = (Entry.read(one_seed / f"trials/trial_{n:05d}", "beside") for n in (16, 0))
+    assert read_study(alone).no_kd is None and read_study(alone, with_kd).no_kd is None
+    study = read_study(alone, without)
+    assert study.no_kd.values["val"] == without.values("val") and len(study.configurations) == 16
 
 
 def test_a_level_pairs_runs_of_a_real_study(one_seed):
@@ -506,7 +514,7 @@ def test_the_command_names_what_is_not_there_by_itself(analysis, one_seed):
 
 
 def test_every_table_has_a_csv_in_full_precision(analysis, home):
-    assert len(analysis["tables"]) == 15
+    assert len(analysis["tables"]) == 16
     for one in analysis["tables"]:
         with (home / f"{one['name']}.csv").open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))

@@ -58,10 +58,13 @@ def test_weights_are_read_under_either_name_or_are_ones(tmp_path: Path, name: st
 
     atlas_file(tmp_path / "jets" / "a.h5", change=rename)
     made = dataset(tmp_path / "jets")
-    weights = np.concatenate([made.split(split).weights for split in SPLITS])
-    assert sorted(weights.tolist()) == ([1.0] * 60 if name is None else expected.tolist())
+    weights = [made.split(split).weights for split in SPLITS]
     batch = made.split("train").fetch(torch.arange(4))
-    assert batch.weights is not None and batch.weights.tolist() == made.split("train").weights[:4].tolist()
+    if name is None:  # all ones need not be said
+        assert weights == [None, None, None] and batch.weights is None
+    else:
+        assert sorted(weight for part in weights for weight in part.tolist()) == expected.tolist()
+        assert batch.weights is not None and batch.weights.tolist() == weights[0][:4].tolist()
     assert made.inspect()["files"]["a.h5"]["weights"] == (name or "ones")
 
 
@@ -157,6 +160,7 @@ def test_constituents_out_of_order_are_sorted_with_a_count(tmp_path: Path) -> No
     found = by_cluster(made)
     for name, values in by_cluster(expected).items():
         np.testing.assert_array_equal(found[name], values)
+    assert made.fingerprint == expected.fingerprint
 
 
 def test_units_are_what_is_declared(tmp_path: Path) -> None:
@@ -195,6 +199,19 @@ def without(*names: str) -> Callable[[h5py.File], None]:
     return change
 
 
+def replaced(name: str, content: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = content
+
+    return change
+
+
+def in_a_group(file: h5py.File) -> None:
+    file.move("labels", "jets/labels")
+    file.move("jets", "labels")
+
+
 def shortened(file: h5py.File) -> None:
     values = file["labels"][:50]
     del file["labels"]
@@ -213,6 +230,10 @@ def shortened(file: h5py.File) -> None:
         (damage("training_weights", 33, np.nan), r"a\.h5: training_weights, row 33: is not finite"),
         (logarithms, r"a\.h5: fjet_clus_pt: .*only 1\.\d\d times the pT of the tenth .* logarithms"),
         (without("labels", "fjet_clus_phi"), r"a\.h5: lacks the datasets fjet_clus_phi, labels of the ATLAS layout"),
+        (damage("training_weights", slice(None), 0), r"a\.h5: training_weights: all weights are zero"),
+        (replaced("fjet_clus_eta", np.full((60, 200), b"x")), r"a\.h5: fjet_clus_eta is no dataset of numbers"),
+        (replaced("EventInfo_mcEventNumber", np.full(60, np.nan)), r"a\.h5: EventInfo_mcEventNumber is no .*whole"),
+        (in_a_group, r"a\.h5: labels is no dataset of numbers"),
         (shortened, r"a\.h5: fjet_clus_pt has the shape \(60, 200\), labels has 50 jets"),
         (damage("labels", slice(None), 1), r"labels: all 60 jets read are signal; take more jets"),
     ],
@@ -232,9 +253,26 @@ def test_a_row_is_named_as_it_stands_in_the_file(tmp_path: Path, monkeypatch: py
     atlas_file(tmp_path / "jets" / "a.h5", change=damage("fjet_clus_phi", (40, 1), np.nan))
     with pytest.raises(DataError, match=r"fjet_clus_phi, row 40: a momentum"):
         dataset(tmp_path / "jets")
-    atlas_file(tmp_path / "other" / "a.h5", change=damage("fjet_clus_pt", (41, 5), 4e6))
-    with pytest.raises(DataError, match=r"row 41: constituents are not by falling pT, though those of the first"):
-        dataset(tmp_path / "other")
+
+
+def test_a_jet_out_of_order_behind_the_rows_looked_at_is_sorted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whole row is read then; the constituents that lead may stand anywhere in it."""
+
+    def turn(file: h5py.File) -> None:
+        for name in ("pt", "eta", "phi", "E"):
+            file[f"fjet_clus_{name}"][41] = file[f"fjet_clus_{name}"][41][::-1]
+
+    monkeypatch.setattr(jetfiles, "N_LOOKED_AT", 10)
+    atlas_file(tmp_path / "sorted" / "a.h5")
+    atlas_file(tmp_path / "jets" / "a.h5", change=turn)
+    file = look_at(tmp_path / "jets" / "a.h5", None)
+    assert file.is_sorted
+    full, expected = (read(tmp_path / name / "a.h5", 60) for name in ("jets", "sorted"))
+    assert full.n_sorted == 1 and expected.n_sorted == 0
+    for name in ("pt", "eta", "phi"):
+        np.testing.assert_array_equal(getattr(full, name), getattr(expected, name))
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

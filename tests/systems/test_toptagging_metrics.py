@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,13 @@ def test_a_perfect_tagger_has_a_record_of_plain_json() -> None:
         name: one.as_dict() for name, one in cluster_bootstrap(predictions, (TASK,), SCORE, n_resamples=200).items()
     }
     json.dumps([found, intervals], allow_nan=False)
+
+
+def test_training_and_saved_predictions_agree_with_weights_and_differ_from_those_without() -> None:
+    score, signal = drawn(400, 4)
+    plain = made(score.tolist(), signal.tolist())
+    weights = np.random.default_rng(5).uniform(0.1, 3, 400)
+    saved = metrics(replace(plain, weights=weights), (TASK,), SCORE)
+    trained = split_metrics((TASK,), SCORE, **tensors(plain), weights=torch.tensor(weights))
+    assert trained == pytest.approx(saved)
+    assert all(abs(saved[name] - value) > 1e-4 for name, value in metrics(plain, (TASK,), SCORE).items())

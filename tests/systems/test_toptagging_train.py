@@ -57,15 +57,17 @@ def test_with_a_kd_weight_of_zero_a_student_is_the_no_kd_student(without_weight:
 
 def test_the_rejection_is_drawn_for_the_student_and_the_no_kd_student(without_weight: Path) -> None:
     drawn = [path.name for path in draw_run(without_weight)]
-    assert drawn == ["learning_curves.png", "confusion_top.png", "roc_top.png", "reliability_top.png"]
+    of_task = ["confusion_top.png", "roc_top.png", "reliability_top.png"]
+    assert drawn == ["learning_curves.png", *of_task, "by_jet_pT.png", "by_jet_pT.csv"]
     run = Run.read(without_weight)
     figure = rejection_curves(run, run.tasks[0], "test")
     curves = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     assert {"student", "no-KD"} <= set(curves)
-    n_background = int((run.predictions("test").targets["top"] == 0).sum())
+    there = run.predictions("test")
+    at_most = there.counts @ (there.targets["top"] == 0)
     for name in ("student", "no-KD"):
         rejection = np.asarray(curves[name])
-        assert (np.diff(rejection) <= 0).all() and rejection[-1] == 1 and rejection.max() <= n_background
+        assert (np.diff(rejection) <= 0).all() and rejection[-1] == 1 and rejection.max() <= at_most
 
 
 @pytest.mark.slow

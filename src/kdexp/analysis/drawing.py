@@ -17,6 +17,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 GREY = "#6b6b6b"
+MODEL_COLOURS = {"teacher": GREY, "student": BLUE, "no-KD": ORANGE}
 _POINTS_PER_INCH = 72
 
 

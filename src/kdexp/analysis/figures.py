@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from kdexp.analysis.binned import draw_bins
 from kdexp.analysis.calibration import confidence_and_hits, reliability
 from kdexp.analysis.drawing import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, PURPLE, RED, SKY, page, plain, save, tidy
 from kdexp.analysis.roc import has_rejection, rejection_curves
@@ -30,9 +31,9 @@ def draw_run(folder: Path) -> list[Path]:
     """Draws a run's figures into `<folder>/figures/` and returns their paths.
 
     `learning_curves.png`; for each task with classes `confusion_<task>.png`; where background rejection is a metric,
-    `roc_<task>.png`; for each task with probabilities `reliability_<task>.png`; all but the first on test, or on val
-    where the run computed no test. Raises DataError where
-    the folder is no finished run or a figure would be empty.
+    `roc_<task>.png`; for each task with probabilities `reliability_<task>.png`; for each covariate of the samples
+    `by_<covariate>.png` and its table `by_<covariate>.csv`; all but the first on test, or on val where the run computed
+    no test. Raises DataError where the folder is no finished run or a figure would be empty.
     """
     run = Run.read(folder)
     drawn = [save(learning_curves(run), run.folder.figures / "learning_curves.png")]
@@ -47,7 +48,7 @@ def draw_run(folder: Path) -> list[Path]:
         if task.kind not in NUMBERS:
             figure = reliability_diagram(run, predictions, task, split)
             drawn.append(save(figure, run.folder.figures / f"reliability_{task.name}.png"))
-    return drawn
+    return drawn + draw_bins(run, split)
 
 
 def learning_curves(run: Run) -> Figure:

@@ -85,7 +85,8 @@ def _measured_on(summary: Summary) -> str:
         for split in ("train", "val")
         if split in counts
     ]
-    return f"Objective: {goals}. " + ", ".join([f"Data: {data['name']}, {_source(data)}", *sizes]) + "."
+    measured = ", ".join([f"Data: {data['name']}, {_source(data)}", *sizes])
+    return " ".join([f"Objective: {goals}. {measured}.", *(data.get("notes") or ())])
 
 
 def _source(data: Mapping[str, Any]) -> str:

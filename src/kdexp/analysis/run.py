@@ -50,6 +50,18 @@ class Run:
     def predictions(self, split: str) -> Predictions:
         return Predictions.load(self.folder.predictions(split))
 
+    def predictions_of_models(self, split: str) -> dict[str, Predictions]:
+        """The student's, and where they are there the teacher's (in its store, which may have gone) and the no-KD
+        student's."""
+        folders = {
+            "teacher": (self.record.get("teacher") or {}).get("folder"),
+            "student": self.folder.path,
+            "no-KD": self.folder.path / "no_kd",
+        }
+        files = {name: RunFolder(Path(folder)).predictions(split) for name, folder in folders.items() if folder}
+        found = {name: Predictions.load(file) for name, file in files.items() if file.exists() or name == "student"}
+        return found
+
 
 def split_values(part: Record | None, split: str) -> Record:
     """The metrics of a student, a no-KD student or a teacher on a split; of a trained run's val, the best epoch's.

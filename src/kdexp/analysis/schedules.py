@@ -36,6 +36,7 @@ from kdexp.analysis.schedules_tables import (
     runs_table,
     top_table,
 )
+from kdexp.analysis.study_time import study_time
 from kdexp.records import read_json, write_json, written_whole
 
 
@@ -56,6 +57,7 @@ def analyse(study: ScheduledStudy, sampling: Sampling, *, chosen_on: str = "val"
         top_table(frame, study.no_kd),
         runs_table(frame, study.no_kd),
     ]
+    time, stages = study_time(study.folder)
     trade = trade_off(frame)
     first = study.first
     return {
@@ -74,7 +76,8 @@ def analyse(study: ScheduledStudy, sampling: Sampling, *, chosen_on: str = "val"
         "cautions": cautions(study, frame),
         "ranges": [*references(study, frame), *ranges(study, frame), *noise(frame, sampling)],
         "effects": effects(frame, {one["name"]: one for one in tables}),
-        "tables": [one for one in tables if one["rows"]],
+        "time": time,
+        "tables": [one for one in (*tables, stages) if one["rows"]],
         "recommendations": recommend(frame, sampling, study.name, study.objective),
         "trade_off": None if trade is None else trade["sentence"],
         "confirmation": _confirmation(study.folder),

@@ -17,7 +17,7 @@ from kdexp.records import read_json
 
 Analysis = Mapping[str, Any]
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER, SUMMARY, ANALYSIS = "schedules", "summary.txt", "schedules.json"
 FIGURES = {
     "interaction": "Means by α₀ and T₀",
@@ -135,6 +135,8 @@ def _paragraphs(analysis: Analysis) -> Iterator[tuple[str, list[str]]]:
         yield "Trade-off", [analysis["trade_off"]]
     if analysis["confirmation"]:
         yield "Confirmed on fresh seeds", [f"{one}." for one in analysis["confirmation"]]
+    if analysis["time"]:
+        yield "Time", analysis["time"]
 
 
 def _capital(text: str) -> str:

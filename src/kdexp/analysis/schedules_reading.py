@@ -46,6 +46,11 @@ class ScheduledStudy:
     def first(self) -> Entry:
         return next(iter(self.configurations[0].entries.values()))
 
+    @property
+    def test_pass(self) -> str:
+        """What measures all its runs on test that have their checkpoint."""
+        return f"python -m kdexp report study={self.name} split=test top={self.counts['complete']}"
+
 
 def is_scheduled(settings: Settings) -> bool:
     """Whether this run's temperature or weight of distillation moved."""
@@ -69,8 +74,10 @@ def span(settings: Settings, key: str) -> Span | None:
     return Span(float(start), float(start if end is None else end), curve)
 
 
-def read_study(folder: Path) -> ScheduledStudy:
-    """Raises StudyError where no complete run had a schedule that moves, or where runs cannot be set side by side."""
+def read_study(folder: Path, beside: Entry | None = None) -> ScheduledStudy:
+    """`beside` is a run of the same data that is none of the study's: where it does not distil, it is the no-KD run.
+
+    Raises StudyError where no complete run had a schedule that moves, or where runs cannot be set side by side."""
     summary, rows = read_json(folder / "study_summary.json"), read_trials(folder / "trials.csv")
     entries, problems = _entries(folder, rows)
     counts: dict[str, int] = {}
@@ -93,8 +100,9 @@ def read_study(folder: Path) -> ScheduledStudy:
             "numbers mean different things; give the presets studies of their own"
         )
     scheduled = [(entry, number) for entry, number in entries if _spans(entry)]
-    no_kd = [entry for entry, _ in entries if entry.settings.is_no_kd]
-    no_kd += [beside for entry, _ in entries if (beside := entry.without_distillation) is not None]
+    everyone = [entry for entry, _ in entries] + ([] if beside is None else [beside])
+    no_kd = [entry for entry in everyone if entry.settings.is_no_kd]
+    no_kd += [twin for entry in everyone if (twin := entry.without_distillation) is not None]
     n_others = sum(not _spans(entry) and not entry.settings.is_no_kd for entry, _ in entries)
     if n_others:
         problems.append(f"Left out: {n_others} complete runs that distil without a temperature and a weight.")
@@ -121,9 +129,14 @@ def make_frame(study: ScheduledStudy, chosen_on: str = "val") -> Frame:
     primary, second = choose_metrics(study.first.run.record, study.configurations)
     missing = [c.name for c in study.configurations if np.isnan(c.value(chosen_on, primary))]
     if missing:
+        way_out = (
+            f"; `{study.test_pass} chosen_on=test` measures those with a checkpoint (hydra.sweeper.keep_checkpoints); "
+            "where there are none any more, val has to choose (chosen_on=val)"
+        )
         raise StudyError(
             f"{study.name}: {len(missing)} of {len(study.configurations)} configurations have no {primary.label} on "
             f"{chosen_on} ({', '.join(missing[:3])}), so they cannot be chosen by it"
+            + (way_out if chosen_on == "test" else "")
         )
     everywhere = not any(np.isnan(c.value("test", primary)) for c in study.configurations)
     return Frame(

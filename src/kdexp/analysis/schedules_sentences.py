@@ -18,26 +18,26 @@ from kdexp.analysis.schedules_verdicts import sampling_error
 
 
 def head(study: ScheduledStudy, frame: Frame) -> list[str]:
-    """What was run: counts, data, seeds, metrics."""
+    """What was run: counts, data and what its settings make of it, seeds, metrics."""
     data, n = study.first.data, len(frame.configurations)
     states = ", ".join(f"{count} {state}" for state, count in study.counts.items())
     seeds = sorted({seed for c in frame.configurations for seed in c.seeds})
     per = sorted({len(c.seeds) for c in frame.configurations})
     each = f"{per[0]}" if len(per) == 1 else f"{per[0]} to {per[-1]}"
     source = "SYNTHETIC" if data["source"] == "synthetic" else data["source"]
-    lines = [
+    options = {group: name for group, name in study.first.settings.choices.items() if group.startswith("dataset/")}
+    chosen = ", ".join(f"{group}={name}" for group, name in options.items())
+    return [
         f"Trials: {states}. Configurations with T and α: {n}; seeds per configuration: {each} "
         f"({'seed' if len(seeds) == 1 else f'{len(seeds)} different,'} {_few(seeds)}"
         + ("" if per[-1] == 1 else "; each number is the mean over a configuration's seeds")
         + ").",
         f"Data: {data['name']}, {source}, fingerprint {data['fingerprint']}.",
+        *([f"Data options: {chosen}."] if chosen else []),
+        *data.get("notes", ()),
         f"Numbers are of {frame.split} ({data['n'][frame.split]:,} samples of "
         f"{data['n_clusters'][frame.split]:,} {data['cluster']}s); α is {study.weight_key}.",
     ]
-    options = {group: name for group, name in study.first.settings.choices.items() if group.startswith("dataset/")}
-    if options:
-        lines.append("Data options: " + ", ".join(f"{group}={name}" for group, name in options.items()) + ".")
-    return lines
 
 
 def _few(seeds: list[int]) -> str:
@@ -57,7 +57,7 @@ def cautions(study: ScheduledStudy, frame: Frame) -> list[str]:
         lines.append(
             f"{n_test} of {n} configurations were measured on test, so tables quote val, the split that also chooses, "
             "and best values flatter; winners are told on test where they were measured there. "
-            f"`python -m kdexp report study={study.name} split=test top={n}` measures those with a checkpoint "
+            f"`{study.test_pass}` measures those with a checkpoint "
             "(hydra.sweeper.keep_checkpoints)."
         )
     if max(len(c.seeds) for c in frame.configurations) == 1:
@@ -97,7 +97,7 @@ def references(study: ScheduledStudy, frame: Frame) -> list[str]:
     if study.no_kd is None:
         lines.append(
             "No run without distillation is part of this study, so nothing is said of what distillation adds; "
-            f"`python -m kdexp confirm study={study.name}` trains one."
+            f"`python -m kdexp confirm study={study.name}` trains them, reference=RUN sets one beside the study here."
         )
     best = frame.ranked(m)[0]
     top, low = (_value(reference, frame.split, m) for reference in (study.teacher, study.no_kd))

@@ -39,7 +39,9 @@ def closing_table(record: Record, *, wide: bool) -> RenderableType:
     for name, part, model in rows:
         scores = [_score(part, split, wide=wide) for split in splits]
         values = split_values(part, task_split)
-        shown = [_number(values.get(f"{task}/{metric}")) for task, metric in metrics]
+        greatest = {name: one.get("at_most") for name, one in _intervals(part, task_split).items()}
+        names = [f"{task}/{metric}" for task, metric in metrics]
+        shown = [number(values.get(name), greatest.get(name) or float("inf")) for name in names]
         table.add_row(Text(name, style="bold" if name == "student" else ""), *scores, *shown, *_sizes(model))
     return Group(_heading(record), Text(), table, Text(), _notes(record, splits))
 
@@ -70,12 +72,16 @@ def task_metrics(record: Record) -> list[tuple[str, str]]:
 
 def _score(part: Record, split: str, *, wide: bool) -> Text:
     """`0.783 [0.731–0.829]`, in two lines where the table is narrow."""
-    text = Text(_number(split_values(part, split).get("score")), style="bold")
-    interval = ((part.get("intervals") or {}).get(split) or {}).get("score")
+    text = Text(number(split_values(part, split).get("score")), style="bold")
+    interval = _intervals(part, split).get("score")
     if interval:
         low_high = f"{interval['low']:.3f}–{interval['high']:.3f}"
         text.append(f" [{low_high}]" if wide else f"\n{low_high}", style="dim not bold")
     return text
+
+
+def _intervals(part: Record, split: str) -> Mapping[str, Any]:
+    return (part.get("intervals") or {}).get(split) or {}
 
 
 def _sizes(model: Mapping[str, Any]) -> list[str]:
@@ -96,8 +102,13 @@ def counted(number: int) -> str:
     return str(number)
 
 
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}"
+def number(value: float | None, at_most: float = float("inf")) -> str:
+    """`0.783`, `29.2`; `≥ 1,127` where the samples can show no greater value."""
+    if value is None:
+        return _NONE
+    if value >= at_most * (1 - 1e-9):
+        return f"≥ {at_most:,.0f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _heading(record: Record) -> Text:
@@ -110,7 +121,7 @@ def _heading(record: Record) -> Text:
 
 
 def _notes(record: Record, splits: list[str]) -> Text:
-    lines = ["; ".join(sample_counts(record, split) for split in splits) + "."]
+    lines = ["; ".join(sample_counts(record, split) for split in splits) + ".", *(record["data"].get("notes") or ())]
     interval = _any_interval(record)
     if interval:
         lines.append(

@@ -189,7 +189,8 @@ def _data(view: StudyView) -> tuple[dict[str, Any] | None, list[str]]:
         groups = "; ".join(f"{n} trials on {kind}" for kind, n in kinds.most_common(4))
         more = f"; and {len(kinds) - 4} more" if len(kinds) > 4 else ""
         warnings.append(f"the trials ran on different data files or data settings: {groups}{more}")
-    return {key: data.get(key) for key in ("name", "source", "fingerprint", "n", "n_clusters", "cluster")}, warnings
+    kept = ("name", "source", "fingerprint", "n", "n_clusters", "cluster", "notes")
+    return {key: data.get(key) for key in kept}, warnings
 
 
 def _synthetic(data: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,21 +19,49 @@ _CHUNK_UNIT = "fetch"
 
 
 def download(url: str, target: Path, *, timeout_seconds: float = 30.0, progress: ProgressReport | None = None) -> Path:
-    """Fetches `url` to `target` through `target`.part, which a later call goes on with.
+    """Fetches `url` to `target` as `fetch_file` does.
 
     The SHA-256 is written to `target`.sha256 at the first fetch; whatever comes later must have it. A `target` that is
     there is checked and not fetched again. Raises DataError where the transfer breaks off, the server refuses, or the
     content is not what was noted.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        part = _beside(target, ".part")
-        _transfer(url, part, timeout_seconds, progress)
-        _verify(part, target, url)
-        part.replace(target)
-        _beside(part, ".validator").unlink(missing_ok=True)
-    else:
+    if target.exists():
         _verify(target, target, url)
+        return target
+
+    def accept(part: Path) -> None:
+        _verify(part, target, url)
+
+    return fetch_file(url, target, accept=accept, timeout_seconds=timeout_seconds, progress=progress)
+
+
+def fetch_file(
+    url: str,
+    target: Path,
+    *,
+    accept: Callable[[Path], None],
+    settings: str = "dataset.fetch.urls",
+    timeout_seconds: float = 30.0,
+    progress: ProgressReport | None = None,
+) -> Path:
+    """Fetches `url` to `target` through `target`.part, which a later call goes on with; a `target` that is there is
+    left as it is.
+
+    `accept` sees the whole part before it gets its name; where it raises DataError, the part is removed. `settings`
+    are the keys that a message names. Raises DataError where the transfer breaks off or the server refuses.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(target, ".part")
+        _transfer(url, part, settings, timeout_seconds, progress)
+        try:
+            accept(part)
+        except DataError:
+            part.unlink()
+            raise
+        finally:
+            _beside(part, ".validator").unlink(missing_ok=True)
+        part.replace(target)
     return target
 
 
@@ -42,9 +71,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _transfer(url: str, part: Path, timeout_seconds: float, progress: ProgressReport | None) -> None:
+def _transfer(url: str, part: Path, settings: str, timeout_seconds: float, progress: ProgressReport | None) -> None:
     if urlsplit(url).scheme not in ("http", "https"):
-        raise DataError(f"{url}: is no http or https address; correct dataset.fetch.urls")
+        raise DataError(f"{url}: is no http or https address; correct {settings}")
     start = part.stat().st_size if part.exists() else 0
     headers = _resume_headers(part, start)
     try:
@@ -54,9 +83,11 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: ProgressRe
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:  # the part is as long as the file, or longer
-            _finish_or_restart(url, part, error.headers.get("Content-Range"), timeout_seconds, progress)
+            if error.headers.get("Content-Range") != f"bytes */{start}":
+                part.unlink()
+                _transfer(url, part, settings, timeout_seconds, progress)
             return
-        raise DataError(f"{url}: the server answered {error.code} {error.reason}; check dataset.fetch.urls") from None
+        raise DataError(f"{url}: the server answered {error.code} {error.reason}; check {settings}") from None
     except (OSError, HTTPException, ValueError) as error:
         raise DataError(f"{url}: the transfer broke off ({error}); run the same command again to go on") from None
 
@@ -67,15 +98,6 @@ def _resume_headers(part: Path, start: int) -> dict[str, str]:
     if not start:
         return {}
     return {"Range": f"bytes={start}-"} | ({"If-Range": validator.read_text("utf-8")} if validator.exists() else {})
-
-
-def _finish_or_restart(
-    url: str, part: Path, content_range: str | None, timeout_seconds: float, progress: ProgressReport | None
-) -> None:
-    if content_range == f"bytes */{part.stat().st_size}":
-        return
-    part.unlink()
-    _transfer(url, part, timeout_seconds, progress)
 
 
 def _receive(response: HTTPResponse, url: str, part: Path, start: int, progress: ProgressReport | None) -> None:
@@ -117,8 +139,6 @@ def _verify(content: Path, target: Path, url: str) -> None:
         return
     noted = note.read_text(encoding="utf-8").split()[:1]
     if noted != [found]:
-        if content != target:
-            content.unlink()
         raise DataError(
             f"{content}: what came from {url} is not what was fetched before ({note.name} notes another SHA-256); "
             f"remove {note} to accept the new content"

@@ -93,8 +93,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*treespec.*")
         try:
             trainer.fit(module, loader, validation, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt(str(error.__context__ or "")) from None
     return FitResult(
         history=read_lines(folder.metrics),
         best_epoch=recorder.best_epoch,
@@ -145,11 +145,12 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOutputs:
-    """A model's outputs on a split, in sample order, by task."""
+    """A model's outputs on a split, in sample order, by task; `weights` (N,) where samples count differently."""
 
     logits: dict[str, Tensor]
     targets: dict[str, Tensor]
     masks: dict[str, Tensor]
+    weights: Tensor | None
 
 
 @torch.inference_mode()

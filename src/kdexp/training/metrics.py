@@ -23,9 +23,10 @@ from torchmetrics.functional.classification import (
 )
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
 
-from kdexp.bootstrap import check_metrics, check_score_defined
+from kdexp.bootstrap import check_metrics, check_score_defined, metrics
 from kdexp.contracts import TaskSpec
 from kdexp.errors import RunFailed
+from kdexp.predictions import Predictions
 from kdexp.rejection import REJECTIONS, background_rejections
 
 
@@ -35,8 +36,11 @@ def split_metrics(
     logits: Mapping[str, Tensor],
     targets: Mapping[str, Tensor],
     masks: Mapping[str, Tensor] | None = None,
+    weights: Tensor | None = None,
 ) -> dict[str, float]:
     """Every metric of every task as `task/metric`, and `score`, the mean of the score's metrics.
+
+    With `weights` (N,), how much each sample counts, `kdexp.bootstrap` computes them: torchmetrics takes no weights.
 
     Shapes are those of `TaskSpec`, with N samples for B; the tensors may lie on any device. A metric that is undefined
     on this split (AUC where the truth has one class, accuracy where no position counts) is left out; DataError where
@@ -45,9 +49,13 @@ def split_metrics(
     """
     check_metrics(tasks, score)
     values: dict[str, float] = {}
+    masks = masks or {}
     for task in tasks:
-        mask = masks.get(task.name) if masks else None
-        made = _task_metrics(task, logits[task.name], targets[task.name], mask)
+        _refuse_no_number(task, logits[task.name], targets[task.name], masks.get(task.name))
+    if weights is not None:
+        return metrics(_weighted(logits, targets, masks, weights), tasks, score)
+    for task in tasks:
+        made = _task_metrics(task, logits[task.name], targets[task.name], masks.get(task.name))
         values.update({f"{task.name}/{metric}": made[metric] for metric in task.metrics if metric in made})
     n = len(targets[tasks[0].name])
     check_score_defined(values, score, "this split", n)
@@ -55,13 +63,38 @@ def split_metrics(
     return values
 
 
+def _refuse_no_number(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Looks at what counts: real candidates, and positions with a duration, whose seconds must be a number too."""
+    logits = logits.detach().double()
+    real = logits[~target.isnan()].expm1() if task.kind == "duration" else logits if mask is None else logits[mask]
+    if not torch.isfinite(real).all():
+        raise RunFailed(f"task {task.name}: the logits hold NaN or infinity; a lower learning rate may help")
+
+
+def _weighted(
+    logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], masks: Mapping[str, Tensor], weights: Tensor
+) -> Predictions:
+    """The same as predictions, for `kdexp.bootstrap`."""
+
+    def arrays(group: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        return {task: tensor.detach().cpu().numpy() for task, tensor in group.items()}
+
+    index_N = np.arange(len(weights))
+    return Predictions(
+        index=index_N,
+        cluster=index_N.astype(str),
+        logits=arrays(logits),
+        targets=arrays(targets),
+        masks=arrays(masks),
+        weights=weights.cpu().double().numpy(),
+        origin="this split",
+    )
+
+
 def _task_metrics(task: TaskSpec, logits: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
     logits, target = logits.detach().cpu().double(), target.detach().cpu()
     if task.kind == "duration":
         logits, target = logits[~target.isnan()], target[~target.isnan()]
-    real = logits.expm1() if task.kind == "duration" else logits if mask is None else logits[mask.cpu()]
-    if not torch.isfinite(real).all():
-        raise RunFailed(f"task {task.name}: the logits hold NaN or infinity; a lower learning rate may help")
     if task.kind == "regression":
         return _regression_metrics(logits, target.double())
     if task.kind == "duration":

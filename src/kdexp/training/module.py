@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -152,17 +153,24 @@ def kept(tasks: tuple[TaskSpec, ...], output: StudentOutput, batch: Batch) -> tu
     targets = slim(batch.targets)
     return (
         StudentOutput(logits=logits, masks=slim(output.masks)),
-        Batch(student={}, teacher={}, targets=targets, index=batch.index.cpu()),
+        Batch(
+            student={},
+            teacher={},
+            targets=targets,
+            index=batch.index.cpu(),
+            weights=None if batch.weights is None else batch.weights.cpu(),
+        ),
     )
 
 
-def gathered(tasks: tuple[TaskSpec, ...], outputs: list[tuple[StudentOutput, Batch]]) -> dict[str, dict[str, Tensor]]:
-    """Batches' logits, targets and masks put together by task, in sample order; see `kept`.
+def gathered(tasks: tuple[TaskSpec, ...], outputs: list[tuple[StudentOutput, Batch]]) -> dict[str, Any]:
+    """Batches' logits, targets and masks put together by task, and their weights, in sample order; see `kept`.
 
     Where candidates or positions differ in number from batch to batch, they are padded to the largest: logits with 0,
     masks with False, targets as their kind says that a position does not count.
     """
     order_N = torch.cat([batch.index for _, batch in outputs]).argsort(stable=True)
+    weights = [batch.weights for _, batch in outputs if batch.weights is not None]
 
     def together(task: TaskSpec, pieces: list[Tensor], filler: float) -> Tensor:
         whole = torch.cat(pieces) if task.kind not in _FILLERS else padded(pieces, filler)
@@ -178,6 +186,7 @@ def gathered(tasks: tuple[TaskSpec, ...], outputs: list[tuple[StudentOutput, Bat
             for t in tasks
             if t.name in outputs[0][0].masks
         },
+        "weights": torch.cat(weights)[order_N] if weights else None,
     }
 
 

@@ -8,6 +8,7 @@ light quark or gluon. A sample is one jet, a cluster one collision event.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from kdexp.contracts import SPLITS, ProgressReport, SplitName, TaskSpec
 from kdexp.errors import DataError
 from kdexp.records import fingerprint
 from kdexp.systems.sources import Generator, Source, SourceChoice, resolve_source, write_generated
-from kdexp.systems.toptagging import synthetic
+from kdexp.systems.toptagging import release, synthetic
 from kdexp.systems.toptagging.features import FEATURES
 from kdexp.systems.toptagging.inspection import inspect_jets
 from kdexp.systems.toptagging.jetfiles import JetFile, Units, look_at
 from kdexp.systems.toptagging.jetsplit import JetSplit, Scale, scale_of
+from kdexp.systems.toptagging.release import FetchOptions
 from kdexp.systems.toptagging.split_rules import SplitRule, file_split, modulo_split, random_split
 from kdexp.systems.toptagging.store import JetTable, Portion, Views, describe, obtain_views, read_table
 from kdexp.systems.toptagging.synthetic import GeneratorOptions
@@ -84,6 +86,7 @@ class TopTagging:
         memory_limit_gb: Annotated[float, Gt(0)] = 4.0,
         view: TriggerOptions | None = None,
         generator: GeneratorOptions | None = None,
+        fetch: FetchOptions | None = None,
     ) -> None:
         self.name = name
         self.root = Path(root)
@@ -98,6 +101,7 @@ class TopTagging:
         self.memory_limit_gb = memory_limit_gb
         self.view = view or TriggerOptions()
         self.generator = generator or GeneratorOptions()
+        self.fetch_options = fetch or FetchOptions()
         self._source_choice: SourceChoice = source
         self.source: Source = "synthetic" if source == "synthetic" else "real"
         self.fingerprint = ""
@@ -117,7 +121,7 @@ class TopTagging:
             missing=missing_files,
             generator=self._generator(progress),
             seed=seed,
-            can_fetch=False,
+            can_fetch=not self.root.exists(),  # a folder that lacks files may hold others: it is added to
         )
         if resolved.source == "real" and self.generator != GeneratorOptions():
             logger.warning("dataset.generator has no effect: the files under %s are used", resolved.root)
@@ -156,9 +160,34 @@ class TopTagging:
         head: dict[str, Any] = {"root": str(content.root), "source": self.source, "fingerprint": self.fingerprint}
         return head | inspect_jets(content.portions, content.table, content.views, content.rows)
 
+    def notes(self) -> list[str]:
+        """Which view the student has, and whether jets are weighted."""
+        weighted = ["Jets count by their training weights, in losses and metrics."]
+        return self._said_of_view() + (weighted if (self._ready().table.weights != 1).any() else [])
+
+    def _said_of_view(self) -> list[str]:
+        view = self.view
+        said = (
+            f"merged within {view.merge_radius:g}, smearing {view.pt_smearing:g} of pT, {view.eta_smearing:g} in eta "
+            f"and {view.phi_smearing:g} in phi, loss {view.loss:g}; {self.max_constituents} constituents at most"
+        )
+        if view.wiring == "gev":
+            return [
+                f"HLT view: pT in GeV, threshold {view.threshold:g} GeV (offline {view.offline_threshold:g}), {said}."
+            ]
+        return [
+            "The published study's wiring (dataset.view.wiring=seed, whatever dataset/view is called): ln(pT/MeV) "
+            "stood for pT, and angles were those of the jet's own frame, in both views. HLT view: threshold "
+            f"{view.threshold:g} in ln(pT/MeV), which is {math.exp(view.threshold):.2g} MeV, {said}."
+        ]
+
     def generate(self, root: Path, seed: int, progress: ProgressReport | None = None) -> None:
         """Writes generated jets to `root`, which must be empty or absent."""
         write_generated(Path(root), self._generator(progress), seed, self.name)
+
+    def fetch(self, root: Path, progress: ProgressReport | None = None) -> None:
+        """Brings published files to `root`; those that are there are checked and kept."""
+        release.fetch(Path(root), self.fetch_options, progress)
 
     def _generator(self, progress: ProgressReport | None) -> Generator:
         options = self.generator
@@ -209,6 +238,7 @@ class TopTagging:
             "split": self.split_rule,
             "statistics": self.statistics,
             "seed": seed,
+            "version": 2,  # 2: metrics are weighted too
         }
         return fingerprint(self.name, [describe(portion) for portion in portions], table.digest, settings)
 

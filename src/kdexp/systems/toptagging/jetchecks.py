@@ -78,30 +78,25 @@ def refuse_implausible(found: JetFile, sorted_pt: Array) -> None:
     if ratio < _LEAST_RATIO:
         raise DataError(
             f"{here}: the hardest constituent has only {ratio:.2f} times the pT of the tenth (median), as logarithms "
-            "of pT would; the files must hold the momenta themselves"
+            "of pT would; give files that hold the momenta themselves"
         )
     if not low <= leading <= high:
         other: Units = "GeV" if found.units == "MeV" else "MeV"
         factor = 1000 if found.units == "MeV" else 1 / 1000
-        hint = f"set dataset.units={other}" if low <= leading * factor <= high else "are these jets?"
+        hint = f"set dataset.units={other}" if low <= leading * factor <= high else "give files of jets"
         raise DataError(
             f"{here}: read as {found.units}, the median pT of the hardest constituent is {leading:.4g} GeV, outside "
             f"{low:g} to {high:g}; {hint}"
         )
 
 
-def in_order(found: JetFile, momenta: Momenta, first_row: int) -> tuple[Momenta, int]:
-    """By falling pT, and how many jets were not."""
-    wrong = np.flatnonzero((np.diff(momenta[0], axis=1) > 0).any(axis=1))
-    if len(wrong) == 0:
-        return momenta, 0
-    if found.is_sorted:
-        raise DataError(
-            f"{found.path}: {found.constituents}, row {first_row + wrong[0]}: constituents are not by falling pT, "
-            f"though those of the first {N_LOOKED_AT:,} jets are; sort the file"
-        )
-    order = np.argsort(-momenta[0][wrong], axis=1, kind="stable")
-    pt, eta, phi = (values.copy() for values in momenta)
-    for values in (pt, eta, phi):
-        values[wrong] = np.take_along_axis(values[wrong], order, axis=1)
-    return (pt, eta, phi), len(wrong)
+def out_of_order(pt_NM: Array) -> Array:
+    """The jets, as row numbers, whose constituents are not by falling pT, or begin with none."""
+    return np.flatnonzero((np.diff(pt_NM, axis=1) > 0).any(axis=1) | (pt_NM[:, 0] == 0))
+
+
+def sorted_rows(momenta: Momenta, rows: Array) -> Momenta:
+    """These jets alone, their constituents by falling pT; equal ones keep their order."""
+    order = np.argsort(-momenta[0][rows], axis=1, kind="stable")
+    pt, eta, phi = (np.take_along_axis(values[rows], order, axis=1) for values in momenta)
+    return pt, eta, phi

@@ -9,7 +9,7 @@ suffixes: N jets, M constituents, W constituents that the file has room for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +30,10 @@ from kdexp.systems.toptagging.jetchecks import (
     JetFile,
     Momenta,
     Units,
-    in_order,
+    out_of_order,
     refuse_bad_numbers,
     refuse_implausible,
+    sorted_rows,
 )
 
 _MOMENTA, _TRUTH = "values_block_0", "values_block_1"
@@ -63,29 +64,30 @@ def look_at(path: Path, units: Units | None) -> JetFile:
 
     `units` None is the layout's own: MeV for ATLAS, GeV for the reference. Raises DataError naming file and dataset.
     """
-    with _opened(path) as file:
-        found = _reference(path, file, units) if TABLE in file else _atlas(path, file, units)
+    with opened(path) as file:
+        is_table = isinstance(file.get(TABLE), h5py.Dataset)
+        found = _reference(path, file, units) if is_table else _atlas(path, file, units)
         if found.n_jets == 0:
             raise DataError(f"{path}: {found.constituents} holds no jet; take the file away")
         head = slice(0, min(N_LOOKED_AT, found.n_jets))
         momenta = _constituents(file, found, head, found.width)
     refuse_bad_numbers(found, momenta, head.start)
     refuse_implausible(found, np.sort(momenta[0], axis=1)[:, ::-1])
-    is_sorted = bool((np.diff(momenta[0], axis=1) <= 0).all())
-    return replace(found, is_sorted=is_sorted)
+    return replace(found, is_sorted=len(out_of_order(momenta[0])) == 0)
 
 
 def read_jets(found: JetFile, rows: slice, n_constituents: int) -> Iterator[tuple[slice, Jets]]:
     """The jets of these rows in pieces, each with its rows in the file.
 
-    Where the first 1,000 jets were not by falling pT, whole rows are read and sorted. Raises DataError naming file,
-    dataset and row; ConfigError where the file has no room for so many constituents.
+    Jets whose constituents are not by falling pT are sorted; where some of the first 1,000 are not, whole rows are
+    read of all, else of those whose leading ones show it. Raises DataError naming file, dataset and row; ConfigError
+    where the file has no room for so many constituents.
     """
     if n_constituents > found.width:
         raise ConfigError(
             f"dataset.max_constituents: is {n_constituents}, but {found.path} has room for {found.width} a jet"
         )
-    with _opened(found.path) as file:
+    with opened(found.path) as file:
         for start in range(rows.start, rows.stop, _CHUNK_ROWS):
             piece = slice(start, min(start + _CHUNK_ROWS, rows.stop))
             yield piece, _piece(file, found, piece, n_constituents)
@@ -97,16 +99,17 @@ def _atlas(path: Path, file: h5py.File, units: Units | None) -> JetFile:
         there = ", ".join(sorted(file)[:12]) or "nothing"
         raise DataError(
             f"{path}: lacks the dataset{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the ATLAS layout and the "
-            f"table {TABLE} of the reference layout; it has {there}"
+            f"table {TABLE} of the reference layout (it has {there}); fetch it again, or choose with dataset.files"
         )
     weights = next((name for name in WEIGHTS if name in file), None)
     kept = [name for name in (*CONSTITUENTS, LABELS, weights, EVENTS, JET_PT) if name is not None and name in file]
+    _refuse_no_numbers(path, file, kept)
     n_jets, width = len(file[LABELS]), 0
     for name in kept:
         shape = file[name].shape
         width = shape[1] if name in CONSTITUENTS and len(shape) == 2 and width in (0, shape[1]) else width
         if shape != ((n_jets, width) if name in CONSTITUENTS else (n_jets,)):
-            raise DataError(f"{path}: {name} has the shape {shape}, {LABELS} has {n_jets} jets; the file is damaged")
+            raise DataError(f"{path}: {name} has the shape {shape}, {LABELS} has {n_jets} jets; fetch the file again")
     return JetFile(
         path=path,
         layout="atlas",
@@ -120,6 +123,14 @@ def _atlas(path: Path, file: h5py.File, units: Units | None) -> JetFile:
     )
 
 
+def _refuse_no_numbers(path: Path, file: h5py.File, names: Sequence[str]) -> None:
+    for name in names:
+        kinds = "iu" if name == EVENTS else "biuf"
+        if not isinstance(file[name], h5py.Dataset) or file[name].dtype.kind not in kinds or not file[name].shape:
+            what = "whole numbers" if name == EVENTS else "numbers"
+            raise DataError(f"{path}: {name} is no dataset of {what}, one or a row for each jet; fetch the file again")
+
+
 def _reference(path: Path, file: h5py.File, units: Units | None) -> JetFile:
     table = file[TABLE]
     fields = table.dtype.fields or {}
@@ -127,7 +138,7 @@ def _reference(path: Path, file: h5py.File, units: Units | None) -> JetFile:
     if shapes != {_MOMENTA: (4 * (_REFERENCE_WIDTH + 1),), _TRUTH: (2,)}:
         raise DataError(
             f"{path}: {TABLE} is not the reference dataset's table: {_MOMENTA} of 804 numbers and {_TRUTH} of 2 are "
-            f"needed, it has {table.dtype}"
+            f"needed, it has {table.dtype}; fetch it again"
         )
     return JetFile(
         path=path,
@@ -142,11 +153,7 @@ def _reference(path: Path, file: h5py.File, units: Units | None) -> JetFile:
 
 
 def _piece(file: h5py.File, found: JetFile, rows: slice, n_constituents: int) -> Jets:
-    width = n_constituents if found.is_sorted else found.width
-    momenta = _constituents(file, found, rows, width)
-    refuse_bad_numbers(found, momenta, rows.start)
-    momenta, n_sorted = in_order(found, momenta, rows.start)
-    pt, eta, phi = (values[:, :n_constituents] for values in momenta)
+    (pt, eta, phi), n_sorted = _by_falling_pt(file, found, rows, n_constituents)
     labels = _labels(file, found, rows)
     return Jets(
         pt=pt,
@@ -158,6 +165,21 @@ def _piece(file: h5py.File, found: JetFile, rows: slice, n_constituents: int) ->
         events=_column(file, found, EVENTS, rows) if found.has_events else None,
         n_sorted=n_sorted,
     )
+
+
+def _by_falling_pt(file: h5py.File, found: JetFile, rows: slice, n_constituents: int) -> tuple[Momenta, int]:
+    """The leading constituents, (N, M) each, and of how many jets they had to be sorted, for which the whole row is
+    read."""
+    momenta = _constituents(file, found, rows, n_constituents if found.is_sorted else found.width)
+    leading = tuple(values[:, :n_constituents].copy() for values in momenta)
+    wrong = out_of_order(momenta[0])
+    if len(wrong) and found.is_sorted:
+        momenta = _constituents(file, found, rows, found.width)
+    refuse_bad_numbers(found, momenta, rows.start)
+    for values, in_order in zip(leading, sorted_rows(momenta, wrong), strict=True):
+        values[wrong] = in_order[:, :n_constituents]
+    pt, eta, phi = leading
+    return (pt, eta, phi), len(wrong)
 
 
 def _constituents(file: h5py.File, found: JetFile, rows: slice, width: int) -> Momenta:
@@ -194,7 +216,9 @@ def _labels(file: h5py.File, found: JetFile, rows: slice) -> Array:
             labels = np.asarray(file[TABLE].fields(_TRUTH)[rows])[:, 1]
     bad = np.flatnonzero((labels != 0) & (labels != 1))
     if len(bad):
-        raise DataError(f"{found.path}: {name}, row {rows.start + bad[0]}: the label {labels[bad[0]]} is not 0 or 1")
+        raise DataError(
+            f"{found.path}: {name}, row {rows.start + bad[0]}: the label {labels[bad[0]]} is not 0 or 1; mend the file"
+        )
     return labels.astype(np.int64)
 
 
@@ -205,7 +229,9 @@ def _weights(file: h5py.File, found: JetFile, rows: slice) -> Array:
     weights = _per_jet(file, found, found.weights, rows)
     bad = np.flatnonzero(weights < 0)
     if len(bad):
-        raise DataError(f"{found.path}: {found.weights}, row {rows.start + bad[0]}: a weight is negative")
+        raise DataError(
+            f"{found.path}: {found.weights}, row {rows.start + bad[0]}: a weight is negative; mend the file"
+        )
     return weights
 
 
@@ -224,7 +250,8 @@ def _column(file: h5py.File, found: JetFile, name: str, rows: slice) -> Array:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file for reading. Raises DataError where it is no whole HDF5 file."""
     with suppress(ImportError):  # brings the filters of files that PyTables compressed
         import hdf5plugin  # noqa: F401
     try:

@@ -35,16 +35,17 @@ class Scale:
 
 
 class JetSplit:
-    """One split; `weights` (N,) are the training weights of the files, ones where they have none."""
+    """One split; `weights` (N,) are the training weights of the files, None where all are 1 or there are none."""
 
     def __init__(self, table: JetTable, views: Views, scales: Mapping[str, Scale], rows: np.ndarray) -> None:
         self.clusters = table.clusters[rows]
-        self.weights = table.weights[rows]
-        self.jet_pt = table.jet_pt[rows]
+        weights = table.weights[rows]
+        self.weights = None if (weights == 1).all() else weights
+        self.covariates = {"jet pT [GeV]": table.jet_pt[rows]}
         self._views, self._scales = views, scales
         self._rows = torch.from_numpy(rows)
         self._labels = torch.from_numpy(table.labels[rows])
-        self._weights = torch.from_numpy(self.weights)
+        self._weights = None if self.weights is None else torch.from_numpy(self.weights)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,7 +61,7 @@ class JetSplit:
             teacher=offline,
             targets={"top": self._labels[index]},
             index=index,
-            weights=self._weights[index],
+            weights=None if self._weights is None else self._weights[index],
         )
 
     def _view(self, view: View, scale: Scale, rows: Tensor) -> dict[str, Tensor]:

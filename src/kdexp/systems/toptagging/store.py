@@ -9,6 +9,7 @@ Shape suffixes: N jets, M constituents, F features.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ VIEWS = ("offline", "hlt")
 _HASHED = ("pt", "eta", "phi", "labels", "weights", "jet_pt", "events")
 _MANIFEST = "manifest.json"
 _VERSIONS = (feature_module.VERSION, noise.VERSION, trigger.VERSION)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +110,23 @@ def read_table(portions: Sequence[Portion], n_constituents: int, progress: Progr
             done += len(jets)
             if progress is not None:
                 progress("read jets", done, total)
-    return JetTable(
+        if n_sorted[number]:
+            logger.warning(
+                "%s: the constituents of %s of %s jets were not by falling pT and were sorted",
+                portion.file.path,
+                f"{n_sorted[number]:,}",
+                f"{portion.n_jets:,}",
+            )
+    table = JetTable(
         **{name: np.concatenate(found) for name, found in pieces.items()},
         n_sorted=tuple(n_sorted),
         has_events=has_events,
         digest=fingerprint([digest.hexdigest() for digest in digests.values()]),
     )
+    if not table.weights.any():
+        where = ", ".join(f"{portion.file.path}: {portion.file.weights}" for portion in portions)
+        raise DataError(f"{where}: all weights are zero, so nothing could be learnt; mend the file")
+    return table
 
 
 def obtain_views(
