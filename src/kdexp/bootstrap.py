@@ -24,7 +24,7 @@ import numpy as np
 from kdexp.contracts import NUMBERS, TaskKind, TaskSpec
 from kdexp.errors import ConfigError, DataError
 from kdexp.predictions import Predictions, class_labels, position_values, task_arrays
-from kdexp.rejection import REJECTIONS, background_rejections
+from kdexp.ranking import REJECTIONS, background_rejections, class_scores, macro_auc, ratio
 
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "multiclass": ("acc", "f1", "prec", "rec", "auc"),
@@ -241,7 +241,7 @@ def _task_metrics(
         for name, (value_NP, counts_NP) in position_values(predictions, task).items():
             sums_NX = np.stack([np.where(counts_NP, value_NP, 0.0).sum(1), counts_NP.sum(1)], 1)
             sums_RX = counts_RG @ _per_cluster(sums_NX * own_N[:, None], cluster_N)
-            means[name] = _ratio(sums_RX[:, 0], sums_RX[:, 1], np.nan)
+            means[name] = ratio(sums_RX[:, 0], sums_RX[:, 1], np.nan)
         return means
     truth_M, predicted_M = class_labels(predictions, task)
     eye_CC = np.eye(2 if task.kind == "binary" else logits.shape[-1])
@@ -253,7 +253,7 @@ def _task_metrics(
         return made
     counts_RN = counts_RG[:, cluster_N] if predictions.weights is None else counts_RG[:, cluster_N] * own_N
     if "auc" in ranked:
-        made["auc"] = _macro_auc(class_scores(logits), truth_M, counts_RN)
+        made["auc"] = macro_auc(class_scores(logits), truth_M, counts_RN)
     if ranked - {"auc"}:
         made |= background_rejections(logits, truth_M == 1, counts_RN)
     return made
@@ -266,54 +266,13 @@ def _per_cluster(values_NX: np.ndarray, cluster_N: np.ndarray) -> np.ndarray:
     return sums_GX
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray:
-    """above / below, and `otherwise` where below is zero."""
-    return np.divide(above, below, out=np.full(below.shape, otherwise), where=below > 0)
-
-
 def _label_metrics(true_RC: np.ndarray, predicted_RC: np.ndarray, hit_RC: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy and the macro metrics from how often each class is true, predicted, and both."""
     occurs_RC = true_RC + predicted_RC > 0
     by_class = {
-        "f1": _ratio(2 * hit_RC, true_RC + predicted_RC, 0.0),
-        "prec": _ratio(hit_RC, predicted_RC, 0.0),
-        "rec": _ratio(hit_RC, true_RC, 0.0),
+        "f1": ratio(2 * hit_RC, true_RC + predicted_RC, 0.0),
+        "prec": ratio(hit_RC, predicted_RC, 0.0),
+        "rec": ratio(hit_RC, true_RC, 0.0),
     }
     made = {name: (value_RC * occurs_RC).sum(1) / occurs_RC.sum(1) for name, value_RC in by_class.items()}
     return {"acc": hit_RC.sum(1) / true_RC.sum(1), **made}
-
-
-def class_scores(logits: np.ndarray) -> np.ndarray:
-    """(N, C): log-odds of each class against the rest, for ranking: the order of the softmax probabilities without
-    their ties near 0 and 1. A binary logit (N,) becomes the two columns (-logit, logit).
-
-    Rounded to nine decimals, so that the same logits in another order tie in spite of rounding in the sum.
-    """
-    if logits.ndim == 1:
-        return np.stack([-logits, logits], 1)
-    columns = []
-    for number in range(logits.shape[1]):
-        others = np.delete(logits, number, axis=1)
-        columns.append(logits[:, number] - (np.logaddexp.reduce(others, axis=1) if others.shape[1] else 0.0))
-    return np.stack(columns, 1).round(9)
-
-
-def _macro_auc(scores_NC: np.ndarray, truth_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """(R,): AUC of each class against the rest, averaged over the classes in the truth; NaN with one class only."""
-    auc_RC = np.stack(
-        [_auc(scores_NC[:, number], truth_N == number, weights_RN) for number in np.unique(truth_N)], axis=1
-    )
-    defined_RC = ~np.isnan(auc_RC)
-    return _ratio(np.where(defined_RC, auc_RC, 0.0).sum(1), defined_RC.sum(1).astype(float), np.nan)
-
-
-def _auc(score_N: np.ndarray, positive_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """(R,): the weighted share of (positive, negative) pairs in the right order, ties counting one half."""
-    order = np.argsort(score_N, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(score_N[order]) > 0]))
-    sorted_RN = weights_RN[:, order]
-    positive_RT = np.add.reduceat(sorted_RN * positive_N[order], starts, axis=1)
-    negative_RT = np.add.reduceat(sorted_RN * ~positive_N[order], starts, axis=1)
-    below_RT = np.cumsum(negative_RT, axis=1) - negative_RT
-    wins_R = (positive_RT * (below_RT + negative_RT / 2)).sum(1)
-    return _ratio(wins_R, positive_RT.sum(1) * negative_RT.sum(1), np.nan)

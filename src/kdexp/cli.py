@@ -187,6 +187,7 @@ def _run_hydra(verb: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from kdexp import verbs
+    from kdexp.composing import composition_problems
     from kdexp.errors import KdexpError
     from kdexp.sweeps.plugin import register
     from kdexp.trust import execution_whitelist
@@ -200,7 +201,7 @@ def _run_hydra(verb: str) -> None:
     try:
         run()
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(2, *verbs.composition_problems(verb, sys.argv[1:], error, config_directory()))
+        _stop(2, *composition_problems(verb, sys.argv[1:], error, config_directory()))
     except KdexpError as error:
         _stop(2, *str(error).split("\n"))
     except KeyboardInterrupt as error:

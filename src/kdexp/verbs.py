@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,40 +53,6 @@ def report(cfg: DictConfig) -> Any:
 def dashboard(cfg: DictConfig) -> Any:
     """A study in the browser until Ctrl-C, or its W&B workspace."""
     return _answer_errors(_dashboard, cfg)
-
-
-def composition_problems(verb: str, arguments: Sequence[str], error: Exception, conf: Path) -> list[str]:
-    """All that is wrong with a command that Hydra could not compose, not only its first mistake.
-
-    Each override is tried on top of those that compose; what does compose is then checked as usual.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.utils import get_args_parser
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
-    options = get_args_parser().parse_intermixed_args(list(arguments))
-    directory = Path(options.config_path or conf).resolve()
-    own = [f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]"] if options.config_dir else []
-    problems: list[str] = []
-    accepted: list[str] = own
-    cfg = None
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(directory)):
-        for word in [None, *options.overrides]:
-            try:
-                words = [*accepted, word] if word else accepted
-                cfg = compose(options.config_name or verb, words, return_hydra_config=True)
-            except Exception as failure:
-                problems.append(_one_line(failure))
-                continue
-            accepted += [word] if word else []
-        if not problems or cfg is None:
-            return [_one_line(error)]
-        HydraConfig.instance().set_config(cfg)
-        if verb in ("train", "check"):
-            problems += _mistakes(cfg, accepted)
-    return problems
 
 
 def _answer_errors(action: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -242,21 +208,6 @@ def _dashboard(cfg: DictConfig) -> None:
     show_study(plain)
 
 
-def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    from omegaconf import open_dict
-
-    from kdexp.check import check_config
-
-    with open_dict(cfg):
-        cfg.pop("hydra", None)
-        cfg.pop("list_trials", None)  # see _check
-    try:
-        check_config(cfg, overrides=overrides)
-    except ConfigError as error:
-        return error.problems
-    return []
-
-
 def _checked(cfg: DictConfig) -> dict[str, Any]:
     """What to train, as plain values: the configuration or the saved run's, without a mistake."""
     from hydra.core.hydra_config import HydraConfig
@@ -297,22 +248,3 @@ def _remove_if_empty(folder: Path) -> None:
     """Takes away the folder that Hydra made for a run that never began."""
     if folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _one_line(error: BaseException) -> str:
-    """Hydra's message in one line, with the cause's where it has one; for a missing option, what to add."""
-    from hydra.errors import MissingConfigException
-
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        sentence = f"{group}={name}: there is no such {group}; there are: {', '.join(error.options)}"
-        if group in ("dataset", "teacher", "student"):
-            files = ", ".join(f"{part}/{name}.yaml" for part in ("dataset", "teacher", "student"))
-            sentence += f". A data set of your own brings {files}, in a folder given with -cd"
-        if group == "hydra/launcher":
-            sentence += ". pip install 'kdexp[launchers]' brings joblib and submitit, 'kdexp[ray]' brings ray"
-        return sentence
-    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ is not None else [])
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    noise = ("set the environment variable", "full_key:", "object_type=", "see full stack", "reference_type")
-    return " ".join(dict.fromkeys(line for line in lines if not line.lower().startswith(noise)))

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_specificity_at_sensiti
 from kdexp.bootstrap import cluster_bootstrap, metrics
 from kdexp.contracts import TaskSpec
 from kdexp.predictions import Predictions
-from kdexp.rejection import REJECTIONS, background_rejections
+from kdexp.ranking import REJECTIONS, background_rejections
 from kdexp.training.metrics import split_metrics
 
 NAMES = ("rejection_30", "rejection_50", "rejection_80")

@@ -10,7 +10,7 @@ from kdexp.analysis.drawing import MODEL_COLOURS, RED, page, tidy
 from kdexp.analysis.run import Run, provenance, sample_counts
 from kdexp.contracts import TaskSpec
 from kdexp.predictions import task_arrays
-from kdexp.rejection import REJECTIONS, roc
+from kdexp.ranking import REJECTIONS, roc
 
 
 def has_rejection(task: TaskSpec) -> bool:

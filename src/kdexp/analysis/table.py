@@ -108,7 +108,8 @@ def number(value: float | None, at_most: float = float("inf")) -> str:
         return _NONE
     if value >= at_most * (1 - 1e-9):
         return f"≥ {at_most:,.0f}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    decimals = next((n for n, bound in ((3, 1.0005), (2, 10), (1, 1000)) if abs(value) < bound), 0)
+    return f"{value:,.{decimals}f}"
 
 
 def _heading(record: Record) -> Text:

@@ -2,7 +2,6 @@
 
     total = Σ_part weight_part(progress) · mean_over_batch(part)
 
-The mean is weighted where samples have weights: Σ_i w_i part_i / Σ_i w_i.
 `ce` is what the labels say; every other part is a distillation loss or one of the student's own auxiliary numbers.
 The functions below the class are the presets of `conf/distill`; their parameters are its keys. `positions` says which
 positions of a sample the KL counts; `fused` computes CE and KL in one pass, to the same result.
@@ -28,6 +27,7 @@ from kdexp.distill.weighing import (
     POSITIVE,
     Parts,
     WeightSettings,
+    batch_mean,
     check_further,
     check_names,
     check_used,
@@ -114,7 +114,7 @@ class Objective(nn.Module):
                 by_part[name] = self._distilled(name, output, signal, targets, temperature, tasks)
             else:
                 by_part[name] = self._auxiliary(name, output)
-        parts = {name: _mean(by_part[name], sample_weights) for name in self.weights}
+        parts = {name: batch_mean(by_part[name], sample_weights) for name in self.weights}
         weights = {name: at(schedule, progress) for name, schedule in self.weights.items()}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return LossTerms(total=total, parts=parts, weights=weights, temperature=temperature)
@@ -285,13 +285,6 @@ def none(*, aux: WeightSettings | None = None) -> Objective:
 def own_loss(part: str) -> Objective:
     """One of a model's own auxiliary parts alone, without labels: how a teacher with an `own_loss` is trained."""
     return Objective(preset="own_loss", weights={part: Course(start=1.0)}, losses={})
-
-
-def _mean(values_B: Tensor, weights_B: Tensor | None) -> Tensor:
-    """Over the batch; of a loss that compares samples, each anchor has its own sample's weight."""
-    if weights_B is None:
-        return values_B.mean()
-    return (weights_B * values_B).sum() / weights_B.sum()
 
 
 def _of_parts(

@@ -1,4 +1,7 @@
-"""Reads what a preset weighs: schedules, losses with their settings, features. All that is wrong is told at once."""
+"""Reads what a preset weighs: schedules, losses with their settings, features. All that is wrong is told at once.
+
+And the mean of a part over a batch, where samples may have weights of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, get_args
 
 from annotated_types import Interval
+from torch import Tensor
 
 from kdexp.contracts import Loss
 from kdexp.distill.parts import LOSSES, PARTS, make_loss
@@ -188,3 +192,10 @@ def check_used(weighed: Mapping[str, Any], temperature: Any, scale_tau2: bool, p
 
 def _is_of_pairs(name: str, key: str) -> bool:
     return key == "features" and LOSSES[name].traits.features is not None
+
+
+def batch_mean(values_B: Tensor, weights_B: Tensor | None) -> Tensor:
+    """Σ_i w_i part_i / Σ_i w_i; of a loss that compares samples, each anchor has its own sample's weight."""
+    if weights_B is None:
+        return values_B.mean()
+    return (weights_B * values_B).sum() / weights_B.sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import sys
 import threading
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import UpdateFinishedTrialError
@@ -30,10 +28,11 @@ from kdexp.sweeps.grammar import plain_value, written
 from kdexp.sweeps.leader import stop_if_orphaned
 from kdexp.sweeps.limits import KEY as CONSTRAINTS
 from kdexp.sweeps.limits import is_feasible, measured
+from kdexp.sweeps.outcomes import Outcome, outcome_of
 from kdexp.sweeps.plan import Plan
 from kdexp.sweeps.samplers import drawn_by, make_sampler, sampler_warnings
 from kdexp.sweeps.space import Space
-from kdexp.sweeps.storage import STORAGE_ERRORS, StorageLost, patiently, study_lock
+from kdexp.sweeps.storage import STORAGE_ERRORS, patiently, study_lock
 from kdexp.sweeps.trial import COMMAND, VARIABLE, Pruned
 from kdexp.sweeps.vetting import Check, vet_queue
 
@@ -195,7 +194,7 @@ class Sweep:
             (done,) = self.launcher.launch([self._words(trial)], initial_job_idx=trial.number)
         except Exception as error:
             return f"the launcher has no answer: {type(error).__name__}: {error}"
-        return _outcome(done, len(self.plan.directions))
+        return outcome_of(done, len(self.plan.directions))
 
     def _words(self, trial: Trial) -> list[str]:
         folder = self.plan.trial_folder(trial.number).path
@@ -283,28 +282,6 @@ class Sweep:
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         sign = -1 if self.plan.directions[0] == "maximize" else 1
         return sorted(filter(is_feasible, done), key=lambda trial: sign * float(trial.value or 0.0))
-
-
-Outcome = Pruned | tuple[float, ...] | str | None
-"""How a job ended: pruned, its values, or in words why it failed."""
-
-
-def _outcome(done: JobReturn, n_objectives: int) -> Outcome:
-    """Raises StorageLost where the job did: that is no fault of the trial."""
-    try:
-        value = done.return_value
-    except StorageLost:
-        raise
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    if isinstance(value, Pruned):
-        return value
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if len(values) != n_objectives or not all(isinstance(one, (int, float)) for one in values):
-        return f"the job returned {value!r}, the study needs {n_objectives} number(s)"
-    if not all(math.isfinite(one) for one in values):
-        return f"the objective is no number: {value}"
-    return tuple(float(one) for one in values)
 
 
 def _failing(trials: list[FrozenTrial], plan: Plan) -> str:

@@ -27,7 +27,7 @@ from kdexp.bootstrap import check_metrics, check_score_defined, metrics
 from kdexp.contracts import TaskSpec
 from kdexp.errors import RunFailed
 from kdexp.predictions import Predictions
-from kdexp.rejection import REJECTIONS, background_rejections
+from kdexp.ranking import REJECTIONS, background_rejections
 
 
 def split_metrics(
@@ -167,7 +167,7 @@ def _class_metrics(task: TaskSpec, logits: Tensor, target_N: Tensor) -> dict[str
 
 
 def _class_scores(logits: Tensor) -> Tensor:
-    """(N, C): log-odds of each class against the rest, as `kdexp.bootstrap.class_scores` makes them in numpy."""
+    """(N, C): log-odds of each class against the rest, as `kdexp.ranking.class_scores` makes them in numpy."""
     if logits.ndim == 1:
         return torch.stack([-logits, logits], 1)
     others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1).logsumexp(1) for c in range(logits.shape[1])]
