@@ -187,7 +187,7 @@ def _run_hydra(verb: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from kdexp import verbs
-    from kdexp.composing import composition_problems
+    from kdexp.composing import composition_problems, is_null_group
     from kdexp.errors import KdexpError
     from kdexp.sweeps.plugin import register
     from kdexp.trust import execution_whitelist
@@ -204,6 +204,10 @@ def _run_hydra(verb: str) -> None:
         _stop(2, *composition_problems(verb, sys.argv[1:], error, config_directory()))
     except KdexpError as error:
         _stop(2, *str(error).split("\n"))
+    except ValueError as error:
+        if not is_null_group(error):
+            raise
+        _stop(2, *composition_problems(verb, sys.argv[1:], error, config_directory()))
     except KeyboardInterrupt as error:
         _stop(1, str(error) or "interrupted")
     finally:

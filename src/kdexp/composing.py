@@ -33,7 +33,7 @@ def composition_problems(verb: str, arguments: Sequence[str], error: Exception, 
                 words = [*accepted, word] if word else accepted
                 cfg = compose(options.config_name or verb, words, return_hydra_config=True)
             except Exception as failure:
-                problems.append(_one_line(failure))
+                problems.append(_one_line(failure) if not is_null_group(failure) else _in_place_of_null(str(word)))
                 continue
             accepted += [word] if word else []
         if not problems or cfg is None:
@@ -42,6 +42,19 @@ def composition_problems(verb: str, arguments: Sequence[str], error: Exception, 
         if verb in ("train", "check"):
             problems += _mistakes(cfg, accepted)
     return problems
+
+
+def is_null_group(error: Exception) -> bool:
+    """Whether Hydra refuses a group that is set to null; it raises a bare ValueError."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+
+
+def _in_place_of_null(word: str) -> str:
+    from hydra.core.global_hydra import GlobalHydra
+
+    group = word.partition("=")[0].lstrip("+")
+    options = GlobalHydra.instance().config_loader().get_group_options(group.partition("@")[0])
+    return f"{word}: null is no option of a group; there are: {', '.join(options)}"
 
 
 def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:

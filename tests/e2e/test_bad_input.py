@@ -88,6 +88,7 @@ def test_broken_files_are_named(run_main, medpix, tmp_path, fault):
 
 
 CONFIG_MISTAKES = {
+    "a group set to null": (["distill=null"], ["error: distill=null: null is no option", "ce_lambda_kl", "none"]),
     "missing root": (["dataset.source=real", "dataset.root=nowhere"], ["nowhere", "action=fetch", "source=synthetic"]),
     "unknown dataset": (["dataset=xray"], ["dataset=xray", "medpix", "student/xray.yaml", "-cd"]),
     "unknown key": (["student.widht=3"], ["student.widht", "width"]),
