@@ -24,7 +24,15 @@ import numpy as np
 from kdexp.contracts import NUMBERS, TaskKind, TaskSpec
 from kdexp.errors import ConfigError, DataError
 from kdexp.predictions import Predictions, class_labels, position_values, task_arrays
-from kdexp.ranking import REJECTIONS, background_rejections, class_scores, macro_auc, ratio
+from kdexp.ranking import (
+    REJECTIONS,
+    background_number,
+    background_rejections,
+    background_scale,
+    class_scores,
+    macro_auc,
+    ratio,
+)
 
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "multiclass": ("acc", "f1", "prec", "rec", "auc"),
@@ -158,11 +166,11 @@ def cluster_bootstrap(
 
 
 def _greatest(predictions: Predictions, name: str) -> float | None:
-    """Of a rejection, the background's number (its weight); other metrics reach their bounds on any samples."""
+    """Of a rejection, the background's number; other metrics reach their bounds on any samples."""
     task, _, metric = name.rpartition("/")
     if metric not in REJECTIONS:
         return None
-    return float(predictions.counts @ (predictions.targets[task] == 0))
+    return float(background_number(predictions.counts, predictions.targets[task] == 0))
 
 
 def cluster_draws(n_clusters: int, n_resamples: int, seed: int) -> np.ndarray:
@@ -255,7 +263,8 @@ def _task_metrics(
     if "auc" in ranked:
         made["auc"] = macro_auc(class_scores(logits), truth_M, counts_RN)
     if ranked - {"auc"}:
-        made |= background_rejections(logits, truth_M == 1, counts_RN)
+        scale = background_scale(own_N, truth_M == 0)
+        made |= background_rejections(logits, truth_M == 1, counts_RN if scale == 1 else counts_RN / scale)
     return made
 
 

@@ -33,7 +33,8 @@ def composition_problems(verb: str, arguments: Sequence[str], error: Exception, 
                 words = [*accepted, word] if word else accepted
                 cfg = compose(options.config_name or verb, words, return_hydra_config=True)
             except Exception as failure:
-                problems.append(_one_line(failure) if not is_null_group(failure) else _in_place_of_null(str(word)))
+                said = _in_place_of_null(str(word)) if is_null_group(failure) else _one_line(failure)
+                problems.append(said + _nested_group(str(word)))
                 continue
             accepted += [word] if word else []
         if not problems or cfg is None:
@@ -55,6 +56,19 @@ def _in_place_of_null(word: str) -> str:
     group = word.partition("=")[0].lstrip("+")
     options = GlobalHydra.instance().config_loader().get_group_options(group.partition("@")[0])
     return f"{word}: null is no option of a group; there are: {', '.join(options)}"
+
+
+def _nested_group(word: str) -> str:
+    """The groups of that name inside another, where the word names none: `view` is `dataset/view`."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
+
+    name, loader = word.partition("=")[0].lstrip("+~"), GlobalHydra.instance().config_loader()
+    if not name.isidentifier() or loader.get_group_options(name):
+        return ""
+    outer = loader.get_group_options("", ObjectType.GROUP)
+    found = [f"{group}/{name}" for group in outer if loader.get_group_options(f"{group}/{name}")]
+    return f"; the group of that name is {' or '.join(found)}" if found else ""
 
 
 def _mistakes(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:

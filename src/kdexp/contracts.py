@@ -43,7 +43,8 @@ class TaskSpec:
 class Batch:
     """Samples fetched together. `index` (B,) holds the samples' positions in their split, so that a cached teacher
     output can be looked up; `student` and `teacher` may be different views of the same samples. `weights` (B,), where
-    there are any, say how much each sample counts in loss and metrics; none is negative and no batch sums to 0."""
+    there are any, say how much each sample counts in loss and metrics; none is negative, and a batch whose weights sum
+    to 0 teaches nothing."""
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]

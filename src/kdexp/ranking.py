@@ -23,7 +23,8 @@ def background_rejections(score_N: np.ndarray, signal_N: np.ndarray, weights_RN:
     efficiency, all vertices kept, or with FPR linear in TPR inside that segment. NaN with one label only.
 
     Where no background passes, FPR is below what these samples can tell, and their background's total weight (for
-    counts, its number) stands for the rejection: read it as "at least". No value is greater.
+    counts, its number) stands for the rejection: read it as "at least". No value is greater. So weights are to be 1 on
+    the mean of the background (`background_scale`).
     """
     tpr_RT, fpr_RT = roc(score_N, signal_N, weights_RN)
     n_background_R = weights_RN @ ~signal_N
@@ -40,6 +41,17 @@ def background_rejections(score_N: np.ndarray, signal_N: np.ndarray, weights_RN:
         least_R = ratio(np.ones_like(n_background_R), n_background_R, np.nan)
         made[name] = np.where(np.isnan(tpr_RT[:, -1]), np.nan, 1 / np.maximum(fpr_R, least_R))
     return made
+
+
+def background_scale(own_N: np.ndarray, background_N: np.ndarray) -> float:
+    """The mean weight of the background that has any."""
+    counted = own_N[background_N & (own_N > 0)]
+    return float(counted.mean()) if len(counted) else 1.0
+
+
+def background_number(own_N: np.ndarray, background_N: np.ndarray) -> int:
+    """How many background samples have a weight: no rejection above that number can be told."""
+    return int((background_N & (own_N > 0)).sum())
 
 
 def roc(score_N: np.ndarray, signal_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

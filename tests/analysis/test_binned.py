@@ -68,6 +68,17 @@ def test_a_bin_without_the_samples_of_a_metric_is_blank_and_says_how_many_it_had
     assert all(row["value"] for row in rows if row["low"] != "0.0") and {row["n"] for row in rows} == {"40"}
 
 
+def test_a_bin_without_weight_is_blank_and_one_number_everywhere_is_no_bin(tmp_path: Path) -> None:
+    run = with_covariate(tmp_path, np.arange(N["test"]) * 1.0)
+    saved = run.predictions("test")
+    weights = np.where(np.arange(N["test"]) < 40, 0.0, 1.0)
+    replace(saved, weights=weights).save(run.folder.predictions("test"))
+    rows = [row for row in rows_of(draw_bins(run, "test")[1]) if row["model"] == "student"]
+    assert {row["value"] for row in rows if row["low"] == "0.0"} == {""} and all(row["value"] for row in rows[-3:])
+    replace(saved, covariates={"age [a]": np.ones(N["test"])}).save(run.folder.predictions("test"))
+    assert draw_bins(run, "test") == []
+
+
 def test_without_covariates_nothing_is_drawn(tmp_path: Path) -> None:
     assert draw_bins(Run.read(make_run(tmp_path / "run")), "test") == []
 

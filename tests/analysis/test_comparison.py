@@ -247,6 +247,7 @@ def test_without_a_partner_the_best_is_the_reference_and_the_sentence_says_so(ma
     table = compared([make("kd", 0.9, 1), make("no", 0.7, 2, NONE)])
     assert table["reference"]["kind"] == "best"
     assert "are to kd, the best by val/score" in table["reference"]["sentence"]
+    assert table["reference"]["sentence"].endswith(": no run has a no-KD partner with its seed here.")
     assert by_name(table)["no"]["difference"] == by_name(table)["no"]["difference_to_best"]
 
 
@@ -259,22 +260,70 @@ def test_a_reference_that_was_asked_for_wins(make: Make) -> None:
     assert by_name(table)["kd"]["reference"] == "mine" and by_name(table)["mine"]["reference"] is None
 
 
-def test_the_student_that_with_no_kd_trained_is_a_run_of_its_own(make: Make, tmp_path: Path) -> None:
-    entry = make("both", 0.9)
+def with_no_kd_beside(make: Make, name: str, accuracy: float, no_kd: float, seed: int = 42, **more: Any) -> Entry:
+    """A run with the student that `with_no_kd` trained beside it."""
+    entry = make(name, accuracy, seed, **more)
     record = json.loads(entry.run.folder.record.read_text())
-    other = make("both/no_kd", 0.6, distill=NONE)
+    other = make(f"{name}/no_kd", no_kd, seed, NONE, **more)
     part = {key: other.run.record[key] for key in ("metrics", "intervals")}
     other.run.folder.record.unlink()
     record |= {"no_kd": {**part, "folder": "no_kd"}}
     record["durations_seconds"]["no_kd"] = 5.0
     write_json(entry.run.folder.record, record)
-    entry = Entry.read(tmp_path / "both", "both")
+    return Entry.read(entry.folder, name)
+
+
+def test_the_student_that_with_no_kd_trained_is_a_run_of_its_own(make: Make) -> None:
+    entry = with_no_kd_beside(make, "both", 0.9, 0.6)
     beside = entry.without_distillation
     assert beside is not None and beside.settings.is_no_kd and not beside.has_checkpoint
     rows = by_name(compared([entry, beside]))
     assert rows["both"]["reference"] == "both no-KD" and rows["both"]["difference"]["value"] > 0.2
     assert rows["both no-KD"]["seconds"] == 5.0
     assert rows["both no-KD"]["settings"] == {"distill": "none"}
+
+
+def test_each_trial_is_compared_with_the_no_kd_student_beside_it(make: Make) -> None:
+    runs = [with_no_kd_beside(make, f"trial {width}", 0.8, 0.8 - width / 20, width=width) for width in (2, 4, 6)]
+    table = compared(runs, order="val/score", top=2)
+    assert table["reference"] == {
+        "kind": "no-KD", "sentence": "Differences on test are to the no-KD run with the same seed.",
+    }  # fmt: skip
+    assert table["n_runs"] == 3  # those beside them are no rows
+    assert {row["name"]: row["reference"] for row in table["rows"]} == {
+        "trial 2": "trial 2 no-KD", "trial 4": "trial 4 no-KD",
+    }  # fmt: skip
+    for row, entry in zip(table["rows"], runs, strict=False):
+        no_kd = entry.without_distillation.values("test")["score"]
+        assert row["difference"]["value"] == pytest.approx(entry.values("test")["score"] - no_kd)
+
+
+def test_of_two_trials_with_one_seed_each_has_its_own_no_kd_student(make: Make) -> None:
+    runs = [with_no_kd_beside(make, name, 0.8, 0.6) for name in ("one", "twin")]
+    rows = by_name(compared(runs, order="val/score"))
+    assert {name: row["reference"] for name, row in rows.items()} == {"one": "one no-KD", "twin": "twin no-KD"}
+
+
+def test_groups_of_trials_are_paired_with_the_no_kd_students_beside_them(make: Make) -> None:
+    runs = [with_no_kd_beside(make, f"trial {seed}", 0.8, 0.6, seed) for seed in (1, 2, 3)]
+    (group,) = compared(runs, order="val/score")["groups"]
+    assert (group["reference"], group["n_pairs"]) == ("no-KD", 3)
+    gaps = [e.values("test")["score"] - e.without_distillation.values("test")["score"] for e in runs]
+    assert group["difference"]["mean"] == pytest.approx(np.mean(gaps))
+
+
+def test_no_kd_students_that_were_not_measured_on_test_are_said_to_be_there(make: Make) -> None:
+    runs = [with_no_kd_beside(make, f"trial {width}", 0.8, 0.6, width=width) for width in (2, 4)]
+    for run in runs:
+        run.without_distillation.home.predictions("test").unlink()
+    on_test, on_val = (compared(runs, order="val/score", split=split) for split in ("test", "val"))
+    assert on_test["reference"]["kind"] == "best"
+    said = on_test["reference"]["sentence"]
+    assert said.endswith(": the no-KD students beside the runs have no predictions there, but on val.")
+    assert on_val["reference"]["kind"] == "no-KD"
+    assert on_val["rows"][0]["difference"]["value"] == pytest.approx(
+        runs[0].values("val")["score"] - runs[0].without_distillation.values("val")["score"]
+    )
 
 
 # Groups

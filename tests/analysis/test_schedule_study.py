@@ -26,9 +26,12 @@ from scipy import stats
 from kdexp.analysis.compared import Entry, Sampling
 from kdexp.analysis.paired import compare, seeds_needed, sign_flip_p
 from kdexp.analysis.schedules import analyse, write
+from kdexp.analysis.schedules_advice import recommend
+from kdexp.analysis.schedules_groups import correlations_table, levels_table, strategies_table
 from kdexp.analysis.schedules_page import FOLDER, schedules_section, summary_text
 from kdexp.analysis.schedules_reading import choose_metrics, is_scheduled, make_frame, read_study, span, weight_key
 from kdexp.analysis.schedules_rows import ANNEALING, COMBINED, CONSTANT, SCHEDULING, Span
+from kdexp.analysis.schedules_sentences import effects
 from kdexp.analysis.schedules_verdicts import (
     DISTINGUISHABLE,
     NOT_SHOWN,
@@ -351,10 +354,57 @@ def test_the_constant_winner_has_its_true_rank(analysis):
 
 def test_the_most_consistent_strategy_scatters_least(analysis):
     one = by_scenario(analysis)["most consistent strategy"]
-    rows = sorted(table(analysis, "strategies")["rows"], key=lambda row: row["std/score"])
+    runs, rows = table(analysis, "runs")["rows"], table(analysis, "strategies")["rows"]
+    scatter = {
+        row["strategy"]: stats.tstd([run["val/score"] for run in runs if run["strategy"] == row["strategy"]])
+        for row in rows
+    }
+    rows = sorted(rows, key=lambda row: scatter[row["strategy"]])
     assert (one["strategy"], one["against"]) == (rows[0]["strategy"], rows[1]["strategy"])
     assert one["name"] == rows[0]["best_run"]
     assert one["evidence"]["difference"] == pytest.approx(rows[0]["std/score"] - rows[1]["std/score"])
+
+
+@pytest.mark.parametrize(("chosen_on", "calm", "other"), [("val", CONSTANT, ANNEALING), ("test", ANNEALING, CONSTANT)])
+def test_the_most_consistent_strategy_is_chosen_on_the_split_that_chooses(chosen_on, calm, other, one_seed):
+    """Constant runs scatter less on val and more on test; the spread that is told is that on test either way."""
+    steps = {CONSTANT: {"val": 0.01, "test": 0.03}, ANNEALING: {"val": 0.04, "test": 0.02}}
+    made = []
+    for strategy, step in steps.items():
+        members = [c for c in read_study(one_seed).configurations if c.strategy == strategy][:3]
+        for n, c in enumerate(members):
+            made.append(replace(c, values={split: {"score": 0.8 + n * size} for split, size in step.items()}))
+    found = recommend(frame(made, second=None, chosen_on=chosen_on), SAMPLING, "jets", "val/score")
+    (one,) = [one for one in found if one["scenario"] == "most consistent strategy"]
+    best = made[2 if calm == CONSTANT else 5]
+    assert (one["strategy"], one["against"], one["name"]) == (calm, other, best.name)
+    spread = {strategy: step["test"] for strategy, step in steps.items()}
+    assert one["evidence"]["difference"] == pytest.approx(spread[calm] - spread[other])
+    assert f"scatter least on {chosen_on} (test std {spread[calm]:.2g}" in one["facts"]
+    assert f"{other}: std {spread[other]:.2g})" in one["facts"]
+
+
+def test_the_best_level_by_val_is_told_with_its_place_on_test():
+    """3 leads on val; on test, in pairs, 5 is behind it, 7 level with it and 10 ahead; 12 has no partner."""
+    gaps = {3: (0, 0), 5: (-0.02, -0.03), 7: (-0.01, 0.01), 10: (0.02, 0.03)}
+    made = [
+        configuration(0, Span(start, start), weight, {"score": 0.9 - 0.01 * start}, {"score": 0.8 + gap})
+        for start, pair in gaps.items()
+        for weight, gap in zip((HALF, Span(0.9, 0.9)), pair, strict=True)
+    ]
+    made.append(configuration(8, Span(12, 12), Span(0.3, 0.3), {"score": 0.5}, {"score": 0.5}))
+    made = [replace(c, order=order) for order, c in enumerate(made)]
+    there = frame(made, second=None)
+    tables = [
+        correlations_table(there, SAMPLING), strategies_table(there),
+        *(levels_table(there, factor, 0.8) for factor in ("temperature", "weight")),
+    ]  # fmt: skip
+    (line,) = [one for one in effects(there, {t["name"]: t for t in tables}) if one.startswith("Best level of T₀")]
+    assert line == (
+        "Best level of T₀ by val: 3. On test, paired by all other settings: ahead of 5 (interval without 0); "
+        "behind 10 (interval without 0); tied with 7 (interval with 0); too few pairs with 12. "
+        "One seed: not shown for others."
+    )
 
 
 def test_with_several_seeds_verdicts_are_given(several_seeds):

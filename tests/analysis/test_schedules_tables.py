@@ -392,6 +392,34 @@ def test_values_drawn_at_random_are_taken_together_in_quarters():
     assert sum(sum(map(inside, crowded)) for inside in levels(crowded).values()) == len(crowded)
 
 
+CONVERGED = [1.5, 4.0, 7.5, *np.linspace(9.986, 9.994, 40).tolist()]
+ALMOST_ALIKE = [0.1234561, 0.1234562, 0.1234562, 0.3, 0.1 + 0.2]
+
+
+@pytest.mark.parametrize("starts", [CONVERGED, ALMOST_ALIKE])
+def test_every_configuration_is_in_one_level_where_a_search_converges(starts):
+    bins = levels(starts)
+    assert all(sum(inside(value) for inside in bins.values()) == 1 for value in starts)
+    assert len(bins) == 4
+    made = [
+        configuration(n, Span(start, 1, "linear"), Span(0.5, 0.5), {"score": 0.8}, {"score": 0.8})
+        for n, start in enumerate(starts)
+    ]
+    there = frame(made, second=None)
+    for table in (levels_table(there, "temperature", 0.95), ranges_table(there, "temperature"), pairs_table(there)):
+        assert [row["n"] for row in table["rows"] if row["n"] == 0] == []
+        assert sum(row["n"] for row in table["rows"]) == len(starts)
+        assert len(table["rows"]) == 4
+    (row,) = interaction_table(there, AUC)["rows"]
+    assert sum(row[f"n/T0={name}"] for name in bins) == len(starts)
+
+
+def test_levels_have_no_more_digits_than_keep_them_apart():
+    assert list(levels([0.1234561, 0.1234562, 3.0])) == ["0.1234561", "0.1234562", "3"]
+    assert list(levels([0.3, 0.1 + 0.2])) == ["0.3", "0.30000000000000004"]
+    assert next(iter(levels(CONVERGED))) == "1.5–9.988"
+
+
 def test_every_strategy_has_its_name():
     assert {configuration(0, temperature, weight, {}).strategy for temperature, weight in grid()} == set(STRATEGIES)
     assert configuration(0, FALLING, Span(0.5, 0.5), {}).strategy == ANNEALING

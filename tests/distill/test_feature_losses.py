@@ -201,11 +201,32 @@ def test_attention_kl_by_hand_over_the_slots_that_both_views_have() -> None:
     student = torch.tensor([[0.2, 0.6, 0.2, 0.0], [1.0, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0]], requires_grad=True)
     teacher = torch.tensor([[0.6, 0.0, 0.2, 0.2], [0.0, 0.5, 0.3, 0.2], [0.0, 0.3, 0.3, 0.4]])
     made = of(attention_kl, student, teacher)
-    assert made.tolist() == pytest.approx([0.75 * math.log(1.5) + 0.25 * math.log(0.5), 0.0, 0.0])
-    (gradient,) = torch.autograd.grad(made.sum(), student)
+    # The mean is over the first and the third: two of three count.
+    first = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert made.mean().item() == pytest.approx(first / 2)
+    assert made.tolist() == pytest.approx([first * 3 / 2, 0.0, 0.0])
+    (gradient,) = torch.autograd.grad(made.mean(), student)
     # d/ds_k = 1/Σs - t_k/s_k with t of sum 1: only slots in common pull.
-    assert gradient[0].tolist() == pytest.approx([2.5 - 0.75 / 0.2, 0.0, 2.5 - 0.25 / 0.2, 0.0])
+    assert gradient[0].tolist() == pytest.approx([(2.5 - 0.75 / 0.2) / 2, 0.0, (2.5 - 0.25 / 0.2) / 2, 0.0])
     assert gradient[1:].abs().max() < 1e-6
+
+
+def test_attention_kl_leaves_jets_without_a_common_slot_out_of_the_mean() -> None:
+    student, teacher = (torch.rand(5, 4, generator=torch.Generator().manual_seed(seed)) + 0.1 for seed in (1, 2))
+    student[1] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    teacher[1] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    teacher[3] = 0.0
+    made, counted = of(attention_kl, student, teacher), [0, 2, 4]
+    assert made[[1, 3]].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(made.mean(), of(attention_kl, student[counted], teacher[counted]).mean())
+    # Where no jet has a common slot the mean is 0.
+    assert of(attention_kl, student[[1, 3]], teacher[[1, 3]]).mean() == 0
+    # Two pairs, of which each leaves out its own samples: the mean of their means.
+    output = StudentOutput(logits={}, features={"a": student, "b": student.roll(1, 0)})
+    signal = TeacherSignal(values={}, features={"a": teacher, "b": teacher.flip(0)})
+    both = attention_kl(output, signal, tasks=(), temperature=1.0, scale_tau2=False)
+    other = of(attention_kl, student.roll(1, 0), teacher.flip(0))
+    torch.testing.assert_close(both.mean(), (made.mean() + other.mean()) / 2)
 
 
 @pytest.mark.parametrize("scale", [50.0, 1e4])

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdexp.contracts import LossTerms, Progress, StudentOutput, TaskSpec, TeacherSignal
 from kdexp.distill.losses.ce import ce
 from kdexp.distill.objective import Objective, alpha_beta, ce_lambda_kl, mix, none, own_loss
+from kdexp.distill.weighing import batch_mean
 from kdexp.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -161,6 +162,30 @@ def test_every_part_is_a_weighted_mean_where_samples_have_weights() -> None:
     # A weight of 0 is a sample that does not pull, and only the ratios of weights matter.
     assert not gradient[2].any() and gradient[[0, 1, 3]].abs().sum(1).all()
     torch.testing.assert_close(weighed_by_sample(10 * w)[0].total, result.total)
+
+
+def test_a_batch_whose_weights_are_all_0_gives_0_and_teaches_nothing() -> None:
+    with torch.autograd.set_detect_anomaly(True):
+        result, gradient = weighed_by_sample(torch.zeros(4))
+    assert result.total == 0 and not any(part for part in result.parts.values())
+    assert torch.equal(gradient, torch.zeros(4, 3))
+
+
+def test_a_gradient_of_any_size_from_above_stays_0_where_all_weights_are_0() -> None:
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    (1e30 * batch_mean(values, torch.zeros(2))).backward()
+    assert values.grad is not None and values.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-3, 1.0, 1e30])
+def test_weights_of_any_size_give_their_mean_to_the_bit(scale: float) -> None:
+    values, w = logits(0)[:, 0], scale * torch.tensor([0.5, 2.0, 0.0, 1.5])
+    assert torch.equal(batch_mean(values, w), (w * values).sum() / w.sum())
+
+
+def test_a_nan_passes_through_the_mean_of_a_batch() -> None:
+    assert batch_mean(torch.tensor([1.0, math.nan]), torch.zeros(2)).isnan()
+    assert batch_mean(torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.nan])).isnan()
 
 
 def test_without_sample_weights_and_with_equal_ones_a_loss_is_the_plain_mean() -> None:

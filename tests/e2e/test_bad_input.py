@@ -88,6 +88,10 @@ def test_broken_files_are_named(run_main, medpix, tmp_path, fault):
 
 
 CONFIG_MISTAKES = {
+    "a group without its outer one": (
+        ["dataset=toptagging", "view=hlt_harsh"],
+        ["the group of that name is dataset/view"],
+    ),
     "a group set to null": (["distill=null"], ["error: distill=null: null is no option", "ce_lambda_kl", "none"]),
     "missing root": (["dataset.source=real", "dataset.root=nowhere"], ["nowhere", "action=fetch", "source=synthetic"]),
     "unknown dataset": (["dataset=xray"], ["dataset=xray", "medpix", "student/xray.yaml", "-cd"]),

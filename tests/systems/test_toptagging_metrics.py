@@ -141,3 +141,14 @@ def test_training_and_saved_predictions_agree_with_weights_and_differ_from_those
     trained = split_metrics((TASK,), SCORE, **tensors(plain), weights=torch.tensor(weights))
     assert trained == pytest.approx(saved)
     assert all(abs(saved[name] - value) > 1e-4 for name, value in metrics(plain, (TASK,), SCORE).items())
+
+
+def test_a_weight_common_to_all_background_changes_no_rejection() -> None:
+    score, signal = drawn(300, 6)
+    plain = made(score.tolist(), signal.tolist())
+    scaled = replace(plain, weights=np.where(signal == 1, 1.0, 0.02))
+    found, expected = (metrics(one, (TASK,), SCORE) for one in (scaled, plain))
+    assert found == pytest.approx(expected)
+    intervals = [cluster_bootstrap(one, (TASK,), SCORE, n_resamples=50)["top/rejection_50"] for one in (scaled, plain)]
+    assert intervals[0].at_most == intervals[1].at_most == (signal == 0).sum()
+    assert (intervals[0].low, intervals[0].high) == pytest.approx((intervals[1].low, intervals[1].high))

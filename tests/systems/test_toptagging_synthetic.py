@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -137,6 +138,30 @@ def test_knobs_do_what_they_say() -> None:
 def test_an_empty_range_of_momenta_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"generator\.greatest_pt: must be above least_pt, got 800 and 900"):
         synthetic.write(tmp_path, GeneratorOptions(least_pt=900, greatest_pt=800), 0)
+
+
+@pytest.mark.parametrize("pt_mode", ["same", "skewed"])
+def test_settings_with_which_no_jet_passes_the_cuts_are_refused(tmp_path: Path, pt_mode: str) -> None:
+    options = GeneratorOptions(n_per_class=20, background_angle=0.02, contamination=0, pt_mode=pt_mode)  # type: ignore[arg-type]
+    said = (
+        r"^dataset\.generator: none of 1,080 background jets .* with background_angle=0\.02, contamination=0, .*; wid"
+    )
+    with pytest.raises(ConfigError, match=said):
+        synthetic.write(tmp_path, options, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_draws_in_vain_count_only_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One jet passes in every fifth draw: there are more draws in vain than are allowed, never as many in a row."""
+    as_jets, n_draws = synthetic._as_jets, 0
+
+    def seldom(*given: Any) -> MadeJets:
+        nonlocal n_draws
+        n_draws += 1
+        return as_jets(*given).take(slice(None, int(n_draws % 5 == 0)))
+
+    monkeypatch.setattr(synthetic, "_as_jets", seldom)
+    assert len(generated(GeneratorOptions(), 8, 0, np.random.default_rng(0))) == 8 and n_draws == 40
 
 
 def test_pythia_is_asked_for_by_name_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

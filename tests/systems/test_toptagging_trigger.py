@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +14,12 @@ from benchmarks.jets import jet_tables, merged_by_loop
 from benchmarks.timing import SMOKE
 from toptagging_files import some_jets
 
+from kdexp.systems.toptagging.jetfiles import look_at, read_jets
 from kdexp.systems.toptagging.merging import Slots, merged, wrapped
 from kdexp.systems.toptagging.noise import SlotNoise, philox, slot_noise
 from kdexp.systems.toptagging.trigger import TriggerOptions, energies, offline_view, raw_slots, trigger_view
 
+JETS = Path(os.environ.get("KDEXP_DATA", "")) / "toptagging"
 QUIET = {
     "threshold": 0.0,
     "merge_radius": 0.0,
@@ -129,6 +135,103 @@ def test_jets_whose_hard_constituents_come_last_are_merged_as_by_a_double_loop()
     assert_same(merged(raw, 0.15), merged_by_loop(raw, 0.15))
 
 
+def view_by_loop(raw: Slots, options: TriggerOptions, noise: SlotNoise) -> tuple[Slots, np.ndarray]:
+    """The trigger's view and its energies, one jet after the other, a step after the other, in plain floats."""
+    values = [np.zeros_like(raw.pt) for _ in range(4)]
+    alive = np.zeros_like(raw.alive)
+    for jet in range(len(raw.pt)):
+        for slot, constituent in jet_by_loop(raw, options, noise, jet).items():
+            alive[jet, slot] = True
+            for made, value in zip(values, constituent, strict=True):
+                made[jet, slot] = value
+    pt, eta, phi, energy = values
+    return Slots(pt=pt, eta=eta, phi=phi, alive=alive), energy
+
+
+def jet_by_loop(raw: Slots, options: TriggerOptions, noise: SlotNoise, jet: int) -> dict[int, tuple[Any, ...]]:
+    """(pT, eta, phi, E) of what is left of a jet, by slot. Sine, cosine, arcus tangens and cosh are numpy's: those of
+    `math` differ from them in the last bit."""
+    pt, eta, phi = (getattr(raw, name)[jet].tolist() for name in ("pt", "eta", "phi"))
+    # 1. Threshold.
+    alive = [bool(raw.alive[jet, k]) and pt[k] >= options.threshold for k in range(len(pt))]
+    # 2. Merging.
+    for i in range(len(pt)):
+        for j in range(i + 1, len(pt)):
+            apart = math.sqrt((eta[i] - eta[j]) ** 2 + turned(phi[i] - phi[j]) ** 2)
+            if alive[i] and alive[j] and apart < options.merge_radius:
+                eta[i] = (pt[i] * eta[i] + pt[j] * eta[j]) / (pt[i] + pt[j])
+                sine = pt[i] * np.sin(phi[i]) + pt[j] * np.sin(phi[j])
+                cosine = pt[i] * np.cos(phi[i]) + pt[j] * np.cos(phi[j])
+                phi[i] = float(np.arctan2(sine, cosine))
+                pt[i] = pt[i] + pt[j]
+                alive[j] = False
+    # 3. Smearing.
+    smeared = {}
+    for k in [k for k in range(len(pt)) if alive[k]]:
+        smeared_pt = pt[k] * min(max(1 + options.pt_smearing * noise.pt[jet, k], 0.5), 1.5)
+        smeared_eta = min(max(eta[k] + options.eta_smearing * noise.eta[jet, k], -5.0), 5.0)
+        smeared_phi = turned(phi[k] + options.phi_smearing * noise.phi[jet, k])
+        smeared[k] = (smeared_pt, smeared_eta, smeared_phi, smeared_pt * np.cosh(smeared_eta))
+    # 4. Losses, and 5. never an empty jet. Dead slots are zeros.
+    kept = {k: constituent for k, constituent in smeared.items() if noise.loss[jet, k] >= options.loss}
+    hardest = max(smeared, key=lambda k: smeared[k][0])
+    return kept or {hardest: smeared[hardest]}
+
+
+def turned(angle: float) -> float:
+    """By whole turns to [-pi, pi]."""
+    while angle > math.pi:
+        angle -= 2 * math.pi
+    while angle < -math.pi:
+        angle += 2 * math.pi
+    return angle
+
+
+def assert_view_of_the_loop(raw: Slots, options: TriggerOptions) -> Slots:
+    """To the bit, energies too."""
+    noise = slot_noise(7, "a.h5", np.arange(len(raw.pt)), raw.pt.shape[1])
+    found = trigger_view(raw, options, noise).view
+    expected, energy = view_by_loop(raw, options, noise)
+    assert_same(found, expected)
+    np.testing.assert_array_equal(energies(found), energy)
+    return found
+
+
+@pytest.fixture(scope="module")
+def generated_jets() -> dict[str, Slots]:
+    """300 jets of 40 slots, by wiring."""
+    return {wiring: raw_jets(150, 40, wiring) for wiring in ("gev", "seed")}
+
+
+@pytest.mark.parametrize("wiring", ["gev", "seed"])
+@pytest.mark.parametrize("radius", [0.01, 0.05])
+def test_the_view_of_all_jets_at_once_is_that_of_a_plain_double_loop(
+    wiring: str, radius: float, generated_jets: dict[str, Slots]
+) -> None:
+    raw = generated_jets[wiring]
+    found = assert_view_of_the_loop(raw, TriggerOptions(wiring=wiring, merge_radius=radius))  # type: ignore[arg-type]
+    assert found.alive.sum() < raw.alive.sum()
+
+
+def test_a_jet_that_loses_all_keeps_the_one_that_a_plain_double_loop_keeps(generated_jets: dict[str, Slots]) -> None:
+    found = assert_view_of_the_loop(generated_jets["gev"], TriggerOptions(loss=0.97, pt_smearing=0.5))
+    lost = slot_noise(7, "a.h5", np.arange(300), 40).loss < 0.97
+    saved = (found.alive & lost).sum(axis=1)
+    assert set(saved.tolist()) == {0, 1} and saved.sum() > 20
+
+
+@pytest.mark.skipif(
+    "KDEXP_DATA" not in os.environ or not list(JETS.glob("*.h5")),
+    reason="there are no jets under KDEXP_DATA/toptagging",
+)
+@pytest.mark.parametrize("wiring", ["gev", "seed"])
+@pytest.mark.parametrize("radius", [0.01, 0.05])
+def test_the_view_of_jets_in_files_is_that_of_a_plain_double_loop(wiring: str, radius: float) -> None:
+    ((_, jets),) = read_jets(look_at(min(JETS.glob("*.h5")), None), slice(0, 1_000), 40)
+    raw = raw_slots(jets.pt, jets.eta, jets.phi, wiring)
+    assert_view_of_the_loop(raw, TriggerOptions(wiring=wiring, merge_radius=radius))  # type: ignore[arg-type]
+
+
 def test_merging_leaves_its_input_alone_and_keeps_the_momentum() -> None:
     raw = raw_jets(10, 40)
     before = raw.copy()
@@ -193,7 +296,8 @@ def test_the_seed_study_took_the_logarithm_for_the_momentum() -> None:
     made = raw_jets(20, 30, "seed")
     alive = made.alive
     np.testing.assert_allclose(made.pt[alive], np.log(jets.pt[:, :30] * 1000)[alive])
-    np.testing.assert_allclose(made.eta[:, 0], 0) and np.testing.assert_allclose(made.phi[:, 0], 0)
+    np.testing.assert_allclose(made.eta[:, 0], 0)
+    np.testing.assert_allclose(made.phi[:, 0], 0)
     # The second constituent lies on the negative phi axis, the third has eta >= 0.
     np.testing.assert_allclose(made.eta[:, 1], 0, atol=1e-12)
     assert (made.phi[:, 1] <= 0).all() and (made.eta[:, 2] >= 0).all()

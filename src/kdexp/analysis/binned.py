@@ -39,6 +39,8 @@ def draw_bins(run: Run, split: str) -> list[Path]:
     drawn = []
     for covariate, value_N in models["student"].covariates.items():
         rows = list(_rows(run, models, split, value_N))
+        if not rows:  # the same number everywhere
+            continue
         stem = "by_" + re.sub(r"\W+", "_", covariate.partition("[")[0]).strip("_")
         drawn.append(save(_figure(run, split, covariate, rows), run.folder.figures / f"{stem}.png"))
         drawn.append(_write(rows, covariate, split, run.folder.figures / f"{stem}.csv"))
@@ -72,15 +74,15 @@ def _rows(run: Run, models: Mapping[str, Predictions], split: str, value_N: np.n
     options = _interval_options(run.record, split)
     for place in range(len(edges) - 1):
         for model, predictions in models.items():
-            inside = predictions.at(bin_N == place)
-            values, intervals = _measured(inside, run, score, options)
+            inside_N = bin_N == place
+            values, intervals = _measured(predictions, inside_N, run, score, options)
             for name in shown:
                 interval = intervals.get(name)
                 yield {
                     "low": float(edges[place]),
                     "high": float(edges[place + 1]),
-                    "n": len(inside),
-                    "n_clusters": len(set(inside.cluster.tolist())),
+                    "n": int(inside_N.sum()),
+                    "n_clusters": len(set(predictions.cluster[inside_N].tolist())),
                     "model": model,
                     "metric": name,
                     "value": values.get(name),
@@ -91,11 +93,12 @@ def _rows(run: Run, models: Mapping[str, Predictions], split: str, value_N: np.n
 
 
 def _measured(
-    predictions: Predictions, run: Run, score: Sequence[str], options: Mapping[str, Any]
+    predictions: Predictions, inside_N: np.ndarray, run: Run, score: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Nothing where a bin has one label or one cluster only; the table shows that as a dash."""
+    """Nothing where a bin has one label, one cluster or no weight; the table shows that as a dash."""
     try:
-        return metrics(predictions, run.tasks, score), cluster_bootstrap(predictions, run.tasks, score, **options)
+        inside = predictions.at(inside_N)
+        return metrics(inside, run.tasks, score), cluster_bootstrap(inside, run.tasks, score, **options)
     except DataError:
         return {}, {}
 

@@ -8,7 +8,7 @@ as well. Rows are ordered by validation, whatever split the differences are take
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdexp.analysis.compared import Entry, Measured, Sampling, difference, measure_all
@@ -44,18 +44,19 @@ class Question:
 
 @dataclass(frozen=True)
 class _Reference:
-    """What rows and groups are compared with: one entry, or each row's own partner."""
+    """What rows and groups are compared with: one entry, or each row's own partner, first that `beside` it."""
 
     kind: str
     sentence: str
     of_group: Mapping[str, Group | None]
     entry: Entry | None = None
+    beside: Mapping[str, Entry] = field(default_factory=dict)
 
     def of(self, entry: Entry, key: str) -> Entry | None:
         if self.entry is not None:
             return None if entry.name == self.entry.name else self.entry
         group = self.of_group.get(key)
-        return None if group is None else group.by_seed.get(entry.seed)
+        return self.beside.get(entry.name) or (None if group is None else group.by_seed.get(entry.seed))
 
 
 @dataclass
@@ -66,6 +67,7 @@ class _Table:
     question: Question
     groups: Sequence[Group]
     split: str
+    beside: Mapping[str, Entry] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
     n: int = 0
     n_clusters: int = 0
@@ -89,8 +91,9 @@ def compare_runs(entries: Sequence[Entry], question: Question) -> dict[str, Any]
     groups = grouped(ordered)
     wanted = with_predictions(ordered, question)
     split = question.split or _everywhere(wanted)
-    table = _Table(ordered, question, groups, split)
-    table.measured, table.n, table.n_clusters = measure_all(wanted, split, question.metric, question.sampling)
+    table = _Table(ordered, question, groups, split, _beside(ordered))
+    measured = [*wanted, *(table.beside[entry.name] for entry in wanted if entry.name in table.beside)]
+    table.measured, table.n, table.n_clusters = measure_all(measured, split, question.metric, question.sampling)
     if not table.measured:
         raise DataError(_without_predictions([wanted[0]], split))
     reference = _reference(table)
@@ -133,6 +136,13 @@ def with_predictions(entries: Sequence[Entry], question: Question) -> list[Entry
     return [entry for entry in entries if entry.name in in_groups | shown | asked]
 
 
+def _beside(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """By run, the student that `with_no_kd` trained beside it, where that is no entry itself."""
+    names = {entry.name for entry in entries}
+    found = {entry.name: entry.without_distillation for entry in entries}
+    return {name: replace(one, shown={}) for name, one in found.items() if one is not None and one.name not in names}
+
+
 def _by_validation(entries: Sequence[Entry], question: Question) -> list[Entry]:
     return sorted(entries, key=lambda entry: -question.sign * _validation(entry, question.metric))
 
@@ -166,19 +176,22 @@ def refuse_other_data(entries: Sequence[Entry], reference: Entry | None) -> None
 def _reference(table: _Table) -> _Reference:
     given, metric, split = table.question.reference, table.question.metric, table.split
     if given is not None:
-        own = next(group for group in table.groups if group.key == given.settings.alike())
-        others = {group.key: own for group in table.groups if group is not own}
+        given_group = next(group for group in table.groups if group.key == given.settings.alike())
+        others = {group.key: given_group for group in table.groups if group is not given_group}
         return _Reference(GIVEN, f"Differences on {split} are to {given.name}, as asked.", others, given)
-    partners = no_kd_partners(table.groups)
+    beside = {name: one for name, one in table.beside.items() if one.predictions_file(split) is not None}
+    own = [(group, {s: beside[e.name] for s, e in group.by_seed.items() if e.name in beside}) for group in table.groups]
+    partners = [*no_kd_partners(table.groups), *((group, Group(group.key, one)) for group, one in own if one)]
     if any(set(group.by_seed) & set(partner.by_seed) for group, partner in partners):
         said = f"Differences on {split} are to the no-KD run with the same seed."
-        return _Reference(NO_KD, said, {group.key: partner for group, partner in partners})
+        return _Reference(NO_KD, said, {group.key: partner for group, partner in partners}, beside=beside)
     best = table.entries[0]
     several = [group for group in table.groups if len(group.by_seed) > 1]
     top = max(several, key=lambda group: table.question.sign * (group.mean(metric, "val") or 0.0), default=None)
     said = f"Differences on {split} are to {best.name}, the best by {_order(table)}"
     said += f"; those of groups to {top.name}, the best mean on val" if top is not None else ""
-    said += ": no run has a no-KD partner with its seed here."
+    why = "the no-KD students beside the runs have no predictions there" + (", but on val" if split == "test" else "")
+    said += f": {why if table.beside else 'no run has a no-KD partner with its seed here'}."
     return _Reference(BEST, said, {group.key: top for group in table.groups if group is not top}, best)
 
 

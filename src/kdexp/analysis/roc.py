@@ -10,7 +10,7 @@ from kdexp.analysis.drawing import MODEL_COLOURS, RED, page, tidy
 from kdexp.analysis.run import Run, provenance, sample_counts
 from kdexp.contracts import TaskSpec
 from kdexp.predictions import task_arrays
-from kdexp.ranking import REJECTIONS, roc
+from kdexp.ranking import REJECTIONS, background_number, roc
 
 
 def has_rejection(task: TaskSpec) -> bool:
@@ -22,7 +22,7 @@ def rejection_curves(run: Run, task: TaskSpec, split: str) -> Figure:
     found = run.predictions_of_models(split)
     student = found["student"]
     background = task_arrays(student, task)[1] == 0
-    at_most = student.counts @ background
+    at_most = background_number(student.counts, background)
     facts = [
         *provenance(run.record),
         sample_counts(run.record, split),

@@ -165,20 +165,22 @@ def _without_schedule(frame: Frame, sampling: Sampling) -> list[Case]:
 
 
 def _most_consistent(frame: Frame, sampling: Sampling) -> list[Case]:
-    """The strategy whose configurations scatter least, against the next one, with its best run."""
+    """The strategy whose configurations scatter least on the split that chooses, against the next one there, with its
+    best run; spreads are quoted."""
     metric = frame.primary
     groups = {name: [c for c in frame.configurations if c.strategy == name] for name in STRATEGIES}
     groups = {name: members for name, members in groups.items() if len(members) > 1}
     if len(groups) < 2:
         return []
-    values = {name: frame.quoted(metric, members) for name, members in groups.items()}
-    (first, second), *_ = [sorted(groups, key=lambda name: float(values[name].std(ddof=1)))[:2]]
-    found = spread_difference(values[first], values[second], sampling)
+    scatter = {name: float(frame.chosen(metric, members).std(ddof=1)) for name, members in groups.items()}
+    first, second = sorted(groups, key=lambda name: scatter[name])[:2]
+    values = [frame.quoted(metric, groups[name]) for name in (first, second)]
+    found = spread_difference(values[0], values[1], sampling)
     evidence = weigh_spreads(groups[first], groups[second], frame, found, sampling.level)
-    stds = [float(values[name].std(ddof=1)) for name in (first, second)]
+    stds = [float(one.std(ddof=1)) for one in values]
     facts = (
-        f"the best of {first}, whose {len(groups[first])} configurations scatter least (std {stds[0]:.2g}, consistency "
-        f"{consistency(stds[0]):.1f}; {second}: std {stds[1]:.2g})"
+        f"the best of {first}, whose {len(groups[first])} configurations scatter least on {frame.chosen_on} "
+        f"({frame.split} std {stds[0]:.2g}, consistency {consistency(stds[0]):.1f}; {second}: std {stds[1]:.2g})"
     )
     chosen = best_of(frame, groups[first])
     return [Case("most consistent strategy", chosen, metric, None, second, evidence, facts)]

@@ -167,13 +167,23 @@ def levels(values: Sequence[float]) -> dict[str, Callable[[float], bool]]:
     """The different values by their names, ascending; where there are many, four ranges of about as many runs each."""
     distinct = sorted(set(values))
     if len(distinct) <= MAX_LEVELS:
-        return {f"{value:g}": (lambda other, own=value: other == own) for value in distinct}  # type: ignore[misc]
+        named = zip(_names(distinct, 6), distinct, strict=True)
+        return {name: (lambda other, own=value: other == own) for name, value in named}  # type: ignore[misc]
     edges = sorted({float(edge) for edge in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])})
     last = edges[-1]
     return {
-        f"{low:.3g}–{high:.3g}": (lambda other, a=low, b=high: a <= other < b or other == b == last)  # type: ignore[misc]
-        for low, high in pairwise(edges)
+        f"{one}–{two}": (lambda other, a=low, b=high: a <= other < b or other == b == last)  # type: ignore[misc]
+        for (one, low), (two, high) in pairwise(zip(_names(edges, 3), edges, strict=True))
     }
+
+
+def _names(distinct: Sequence[float], n_digits: int) -> list[str]:
+    """Different numbers in `n_digits` significant digits, or in as many more as keep all of them apart."""
+    for digits in range(n_digits, 17):
+        names = [f"{value:.{digits}g}" for value in distinct]
+        if len(set(names)) == len(distinct):
+            return names
+    return [repr(value) for value in distinct]
 
 
 def _level_of(found: Mapping[str, Callable[[float], bool]], value: float) -> str:

@@ -5,7 +5,8 @@ Each is filled from computed values or left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -142,16 +143,11 @@ def effects(frame: Frame, tables: Mapping[str, Table]) -> list[str]:
                 f"{row['of']} with {row['with']}: r {row['r']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] over "
                 f"{row['n']} configurations, p {row['p']:.2g}, {row['slope']:+.2g} per unit{tail}"
             )
-    for name, symbol in (("levels_T0", "T₀"), ("levels_alpha0", "α₀")):
-        rows = tables[name]["rows"]
-        best = [row["level"] for row in rows if row["standing"] == "best"]
-        said = [
-            f"{words} {', '.join(there)}"
-            for standing, words in (("tied", "tied with"), ("apart", "apart from"), ("not paired", "not paired with"))
-            if (there := [row["level"] for row in rows if row["standing"] == standing])
-        ]
-        if said:
-            lines.append(f"Best level of {symbol} by {frame.chosen_on}: {best[0]}, {'; '.join(said)}{tail}")
+    lines += [
+        f"Best level of {symbol} by {frame.chosen_on}: {said}{tail}"
+        for name, symbol in (("levels_T0", "T₀"), ("levels_alpha0", "α₀"))
+        if (said := _best_level(frame, tables[name]["rows"]))
+    ]
     rows = tables["strategies"]["rows"]
     if len(rows) > 1:
         key, shape = f"mean/{frame.primary.key}", number_format(frame.primary)
@@ -160,6 +156,21 @@ def effects(frame: Frame, tables: Mapping[str, Table]) -> list[str]:
             f"Mean {frame.split} {frame.primary.label} by strategy, in the order of {frame.chosen_on}: {means}{tail}"
         )
     return lines
+
+
+def _best_level(frame: Frame, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best level, and how it stands to the others on the quoted split; empty where there are none."""
+    places: dict[str, list[str]] = {"ahead of": [], "behind": [], "tied with": [], "too few pairs with": []}
+    for row in rows:
+        if row["standing"] == "apart":
+            ahead = frame.primary.sign * row["difference"] < 0
+            places["ahead of" if ahead else "behind"].append(row["level"])
+        elif row["standing"] != "best":
+            places["tied with" if row["standing"] == "tied" else "too few pairs with"].append(row["level"])
+    ends = {"ahead of": " (interval without 0)", "behind": " (interval without 0)", "tied with": " (interval with 0)"}
+    said = [f"{word} {', '.join(there)}{ends.get(word, '')}" for word, there in places.items() if there]
+    best = next(row["level"] for row in rows if row["standing"] == "best")
+    return f"{best}. On {frame.split}, paired by all other settings: {'; '.join(said)}" if said else ""
 
 
 def noise(frame: Frame, sampling: Sampling) -> list[str]:

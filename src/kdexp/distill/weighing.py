@@ -195,7 +195,12 @@ def _is_of_pairs(name: str, key: str) -> bool:
 
 
 def batch_mean(values_B: Tensor, weights_B: Tensor | None) -> Tensor:
-    """Σ_i w_i part_i / Σ_i w_i; of a loss that compares samples, each anchor has its own sample's weight."""
+    """Σ_i w_i part_i / Σ_i w_i; of a loss that compares samples, each anchor has its own sample's weight.
+
+    Where all weights are 0 it is 0, and so is its gradient.
+    """
     if weights_B is None:
         return values_B.mean()
-    return (weights_B * values_B).sum() / weights_B.sum()
+    total = weights_B.sum()
+    # Not a small divisor: its inverse times a part's weight may overflow in the backward pass, and infinity times 0.
+    return (weights_B * values_B).sum() / total.where(total != 0, 1.0)

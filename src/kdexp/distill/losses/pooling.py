@@ -33,8 +33,12 @@ def attention_summary(student_B: Tensor, teacher_B: Tensor) -> Tensor:
 def attention_kl(student_BM: Tensor, teacher_BM: Tensor) -> Tensor:
     """Σ_k t_k (log t_k - log s_k) over the slots that neither view lacks, where s and t are made to sum to 1.
 
-    Slot k of both has to be the same thing. A sample without a slot in common gives 0. The mean over the pairs.
+    Slot k of both has to be the same thing. The mean over the pairs. A sample without a slot in common gives 0 and is
+    left out of the batch's mean: the n others' numbers are multiplied by B / n, so that the plain mean over the batch
+    is the mean over them. With sample weights this is approximate (the weights of those left out stay in the divisor),
+    and exact again where every sample has a slot in common, which makes the factor 1.
     """
     both_BM = (student_BM > _EMPTY) & (teacher_BM > _EMPTY)
     log_s_BM, log_t_BM = (over_candidates(x.where(both_BM, 1.0).log(), both_BM) for x in (student_BM, teacher_BM))
-    return divergence(log_t_BM, log_s_BM)
+    n_counted = both_BM.any(dim=1).sum().clamp(min=1)
+    return divergence(log_t_BM, log_s_BM) * (len(both_BM) / n_counted)

@@ -8,7 +8,6 @@ light quark or gluon. A sample is one jet, a cluster one collision event.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,11 +25,14 @@ from kdexp.systems.toptagging.features import FEATURES
 from kdexp.systems.toptagging.inspection import inspect_jets
 from kdexp.systems.toptagging.jetfiles import JetFile, Units, look_at
 from kdexp.systems.toptagging.jetsplit import JetSplit, Scale, scale_of
+from kdexp.systems.toptagging.notes import oddities, rejection_note, view_note, weights_note
 from kdexp.systems.toptagging.release import FetchOptions
 from kdexp.systems.toptagging.split_rules import SplitRule, file_split, modulo_split, random_split
-from kdexp.systems.toptagging.store import JetTable, Portion, Views, describe, obtain_views, read_table
+from kdexp.systems.toptagging.store import VIEW_VERSIONS, JetTable, Portion, Views, describe, obtain_views, read_table
 from kdexp.systems.toptagging.synthetic import GeneratorOptions
 from kdexp.systems.toptagging.trigger import TriggerOptions
+
+_VERSION = 2  # 2: metrics are weighted too
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +55,11 @@ class TopTagging:
     leading ones by pT. `units` is what the files hold momenta in (by default MeV in the ATLAS layout, GeV in the
     reference layout). `split` is `random` (70/15/15 by event and label, drawn by `data.seed`), `modulo` (event number
     ending in 0: test) or `file` (as the files' names begin: train, val, test). `statistics` says whose mean and
-    deviation standardise the HLT view: those of the offline view, or its own. Views are kept under `views_root`; above
+    deviation standardise the HLT view: those of the offline view, or its own. `interpolate` takes rejections with FPR
+    linear in TPR between vertices of the ROC. Views are kept under `views_root`; above
     `memory_limit_gb` they are mapped from disk.
     """
 
-    tasks = (
-        TaskSpec(
-            name="top",
-            kind="binary",
-            classes=("background", "top"),
-            metrics=("rejection_50", "rejection_30", "rejection_80", "auc", "acc"),
-        ),
-    )
     score = ("top/auc",)
     cluster = "event"
     deterministic = True
@@ -83,6 +78,7 @@ class TopTagging:
         max_constituents: Annotated[int, Ge(3)] = 40,
         split: SplitRule = "random",
         statistics: Literal["offline", "own"] = "offline",
+        interpolate: bool = False,
         memory_limit_gb: Annotated[float, Gt(0)] = 4.0,
         view: TriggerOptions | None = None,
         generator: GeneratorOptions | None = None,
@@ -98,6 +94,10 @@ class TopTagging:
         self.max_constituents = max_constituents
         self.split_rule = split
         self.statistics = statistics
+        self.interpolate = interpolate
+        rejections = [f"rejection_{percent}" + ("_interpolated" if interpolate else "") for percent in (50, 30, 80)]
+        metrics = (*rejections, "auc", "acc")
+        self.tasks = (TaskSpec(name="top", kind="binary", classes=("background", "top"), metrics=metrics),)
         self.memory_limit_gb = memory_limit_gb
         self.view = view or TriggerOptions()
         self.generator = generator or GeneratorOptions()
@@ -118,7 +118,7 @@ class TopTagging:
             source=self._source_choice,
             root=self.root,
             generated_root=self.generated_root,
-            missing=missing_files,
+            missing=missing_files if self.files is None else lambda root: [],
             generator=self._generator(progress),
             seed=seed,
             can_fetch=not self.root.exists(),  # a folder that lacks files may hold others: it is added to
@@ -161,25 +161,11 @@ class TopTagging:
         return head | inspect_jets(content.portions, content.table, content.views, content.rows)
 
     def notes(self) -> list[str]:
-        """Which view the student has, and whether jets are weighted."""
-        weighted = ["Jets count by their training weights, in losses and metrics."]
-        return self._said_of_view() + (weighted if (self._ready().table.weights != 1).any() else [])
-
-    def _said_of_view(self) -> list[str]:
-        view = self.view
-        said = (
-            f"merged within {view.merge_radius:g}, smearing {view.pt_smearing:g} of pT, {view.eta_smearing:g} in eta "
-            f"and {view.phi_smearing:g} in phi, loss {view.loss:g}; {self.max_constituents} constituents at most"
-        )
-        if view.wiring == "gev":
-            return [
-                f"HLT view: pT in GeV, threshold {view.threshold:g} GeV (offline {view.offline_threshold:g}), {said}."
-            ]
-        return [
-            "The published study's wiring (dataset.view.wiring=seed, whatever dataset/view is called): ln(pT/MeV) "
-            "stood for pT, and angles were those of the jet's own frame, in both views. HLT view: threshold "
-            f"{view.threshold:g} in ln(pT/MeV), which is {math.exp(view.threshold):.2g} MeV, {said}."
-        ]
+        """The student's view, the splits in which jets are weighted, what a rejection is, what may bias a result."""
+        content = self._ready()
+        weighted = weights_note(content.table.weights, content.rows)
+        said = [view_note(self.view, self.max_constituents), *([weighted] if weighted else [])]
+        return [*said, rejection_note(self.interpolate), *oddities(content.portions, content.table)]
 
     def generate(self, root: Path, seed: int, progress: ProgressReport | None = None) -> None:
         """Writes generated jets to `root`, which must be empty or absent."""
@@ -237,8 +223,9 @@ class TopTagging:
             "max_constituents": self.max_constituents,
             "split": self.split_rule,
             "statistics": self.statistics,
+            "interpolate": self.interpolate,
             "seed": seed,
-            "version": 2,  # 2: metrics are weighted too
+            "versions": [_VERSION, *VIEW_VERSIONS],
         }
         return fingerprint(self.name, [describe(portion) for portion in portions], table.digest, settings)
 
@@ -264,6 +251,12 @@ def chosen_files(root: Path, patterns: Sequence[str] | None) -> list[Path]:
         if not matched:
             raise DataError(f"{root}: no file fits dataset.files entry {pattern!r}")
         found |= dict.fromkeys(matched)
+    names = [path.name for path in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(
+            f"{root}: dataset.files finds several files called {', '.join(sorted(twice))}; a jet's noise goes by its "
+            "file's name, so rename them"
+        )
     return list(found)
 
 

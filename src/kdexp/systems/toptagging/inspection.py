@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from kdexp.contracts import SPLITS, SplitName
+from kdexp.systems.toptagging.notes import oddities
 from kdexp.systems.toptagging.store import JetTable, Portion, Views
 
-_LEAST_SHARE = 0.1
 _LABELS = ("background", "top")
 
 
@@ -67,16 +67,7 @@ def _weights(table: JetTable) -> dict[str, float]:
 
 
 def _warnings(portions: Sequence[Portion], table: JetTable) -> list[str]:
-    found = []
-    share = float(table.labels.mean())
-    if min(share, 1 - share) < _LEAST_SHARE:
-        found.append(f"{share:.1%} of the jets are tops: a split may hold too few of the other kind to measure with")
-    if any(portion.file.weights is None for portion in portions):
-        found.append(
-            "not every file has training weights, ones are used there: the pT spectrum itself may tell the label"
-        )
-    if not table.has_events:
-        found.append("not every file has event numbers: two jets of one event may be in two splits")
+    found = oddities(portions, table)
     found += [
         f"{portion.file.path.name}: made by {portion.file.generator}" for portion in portions if portion.file.generator
     ]

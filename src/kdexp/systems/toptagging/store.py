@@ -35,7 +35,7 @@ from kdexp.systems.toptagging.trigger import TriggerOptions, offline_view, raw_s
 VIEWS = ("offline", "hlt")
 _HASHED = ("pt", "eta", "phi", "labels", "weights", "jet_pt", "events")
 _MANIFEST = "manifest.json"
-_VERSIONS = (feature_module.VERSION, noise.VERSION, trigger.VERSION)
+VIEW_VERSIONS = (feature_module.VERSION, noise.VERSION, trigger.VERSION)
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def obtain_views(
     """The views from their folder under `root`, made first where it is not there. Larger than the limit, they are
     mapped from disk. Raises DataError where a folder is damaged."""
     key = fingerprint(
-        table.digest, [describe(portion) for portion in portions], asdict(options), n_constituents, seed, _VERSIONS
+        table.digest, [describe(portion) for portion in portions], asdict(options), n_constituents, seed, VIEW_VERSIONS
     )
     folder = root / key
     root.mkdir(parents=True, exist_ok=True)

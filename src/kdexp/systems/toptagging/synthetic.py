@@ -35,6 +35,7 @@ _LEAST_PT, _JET_RADIUS = 0.5, 1.0
 _LEAST_MASS, _LEAST_JET_PT, _MAX_ETA, _LEAST_CONSTITUENTS = 40.0, 350.0, 2.0, 3
 _OVERSAMPLED = {1: 1.15, 0: 2.2}
 _MOST_AT_ONCE = 5_000
+_MOST_IN_VAIN = 20
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
@@ -102,17 +103,32 @@ def write(folder: Path, options: GeneratorOptions, seed: int, progress: Progress
 
 
 def generated(options: GeneratorOptions, n: int, label: int, random: Random) -> MadeJets:
-    """`n` jets of one label that pass the cuts."""
+    """`n` jets of one label that pass the cuts. ConfigError where none does in many draws in a row."""
     if label == 0 and options.pt_mode == "skewed":
         options = replace(options, least_pt=_LEAST_JET_PT, pt_scale=300.0)
     pieces: list[MadeJets] = []
+    n_in_vain = 0
     while (n_left := n - sum(map(len, pieces))) > 0:
         n_drawn = min(int(_OVERSAMPLED[label] * n_left) + 10, _MOST_AT_ONCE)
         pt, eta, phi = _axes(options, n_drawn, random)
         branches = _top(options, pt, eta, phi, random) if label else _background(options, pt, eta, phi, random)
         made = _as_jets(_contaminated(branches, eta, phi, options.contamination, random), eta, phi)
         pieces.append(made.take(slice(None, n_left)))
+        n_in_vain = 0 if len(made) else n_in_vain + 1
+        if n_in_vain == _MOST_IN_VAIN:
+            raise ConfigError(_none_passes(options, label, _MOST_IN_VAIN * n_drawn))
     return joined(pieces)
+
+
+def _none_passes(options: GeneratorOptions, label: int, n_drawn: int) -> str:
+    names = ["background_angle"] if label == 0 else []
+    names += ["contamination", "least_angle", "least_pt", "greatest_pt", "pt_scale", "pt_mode"]
+    values = ", ".join(f"{name}={getattr(options, name)}" for name in names)
+    return (
+        f"dataset.generator: none of {n_drawn:,} {'top' if label else 'background'} jets in a row passed the cuts "
+        f"(mass above {_LEAST_MASS:g} GeV, pT above {_LEAST_JET_PT:g} GeV, |eta| below {_MAX_ETA:g}, at least "
+        f"{_LEAST_CONSTITUENTS} constituents) with {values}; wider angles, more contamination or a greater pT give mass"
+    )
 
 
 def _axes(options: GeneratorOptions, n: int, random: Random) -> tuple[Floats, Floats, Floats]:
