@@ -83,6 +83,15 @@ def test_files_may_lie_in_folders_below_but_not_share_a_name(tmp_path: Path) -> 
         dataset(root, files=("x/a.h5", "y/a.h5"))
 
 
+def test_files_beyond_the_limit_are_not_opened(tmp_path: Path) -> None:
+    atlas_file(tmp_path / "jets" / "a.h5")
+    (tmp_path / "jets" / "b.h5").write_bytes(b"not yet whole")
+    made = dataset(tmp_path / "jets", max_jets=60)
+    assert sum(len(made.split(split)) for split in SPLITS) == 60
+    with pytest.raises(DataError, match=r"b\.h5: is no whole HDF5 file"):
+        dataset(tmp_path / "jets", max_jets=61)
+
+
 def test_the_covariate_of_a_split_is_its_jets_pt(tmp_path: Path) -> None:
     path = atlas_file(tmp_path / "jets" / "a.h5")
     made = dataset(tmp_path / "jets")

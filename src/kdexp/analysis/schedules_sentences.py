@@ -159,7 +159,7 @@ def effects(frame: Frame, tables: Mapping[str, Table]) -> list[str]:
 
 
 def _best_level(frame: Frame, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The best level, and how it stands to the others on the quoted split; empty where there are none."""
+    """The best level, and how it stands to the others on the quoted split; empty where none could be paired."""
     places: dict[str, list[str]] = {"ahead of": [], "behind": [], "tied with": [], "too few pairs with": []}
     for row in rows:
         if row["standing"] == "apart":
@@ -168,9 +168,11 @@ def _best_level(frame: Frame, rows: Sequence[Mapping[str, Any]]) -> str:
         elif row["standing"] != "best":
             places["tied with" if row["standing"] == "tied" else "too few pairs with"].append(row["level"])
     ends = {"ahead of": " (interval without 0)", "behind": " (interval without 0)", "tied with": " (interval with 0)"}
+    if not any(places[word] for word in ends):
+        return ""
     said = [f"{word} {', '.join(there)}{ends.get(word, '')}" for word, there in places.items() if there]
     best = next(row["level"] for row in rows if row["standing"] == "best")
-    return f"{best}. On {frame.split}, paired by all other settings: {'; '.join(said)}" if said else ""
+    return f"{best}. On {frame.split}, paired by all other settings: {'; '.join(said)}"
 
 
 def noise(frame: Frame, sampling: Sampling) -> list[str]:

@@ -23,7 +23,7 @@ from kdexp.systems.sources import Generator, Source, SourceChoice, resolve_sourc
 from kdexp.systems.toptagging import release, synthetic
 from kdexp.systems.toptagging.features import FEATURES
 from kdexp.systems.toptagging.inspection import inspect_jets
-from kdexp.systems.toptagging.jetfiles import JetFile, Units, look_at
+from kdexp.systems.toptagging.jetfiles import Units, look_at
 from kdexp.systems.toptagging.jetsplit import JetSplit, Scale, scale_of
 from kdexp.systems.toptagging.notes import oddities, rejection_note, view_note, weights_note
 from kdexp.systems.toptagging.release import FetchOptions
@@ -184,12 +184,14 @@ class TopTagging:
 
     def _portions(self, root: Path) -> list[Portion]:
         """The files in order, each with how many of its jets are taken."""
-        found = [look_at(path, self.units) for path in chosen_files(root, self.files)]
         left: dict[str, int] = {}
         portions = []
-        for file in found:
-            group = split_of(file) if self.split_rule == "file" else ""
+        for path in chosen_files(root, self.files):
+            group = split_of(path) if self.split_rule == "file" else ""
             n_left = left.get(group, self.max_jets if self.max_jets is not None else 2**62)
+            if n_left == 0:
+                continue
+            file = look_at(path, self.units)
             n_jets = min(file.n_jets, n_left)
             left[group] = n_left - n_jets
             if n_jets:
@@ -198,7 +200,7 @@ class TopTagging:
 
     def _rows(self, root: Path, portions: Sequence[Portion], table: JetTable, seed: int) -> dict[SplitName, np.ndarray]:
         if self.split_rule == "file":
-            said = np.array([split_of(portion.file) for portion in portions])[table.file]
+            said = np.array([split_of(portion.file.path) for portion in portions])[table.file]
             rows = file_split(said, table.unit, table.labels, seed)
         elif self.split_rule == "modulo":
             if not table.has_events:
@@ -260,12 +262,12 @@ def chosen_files(root: Path, patterns: Sequence[str] | None) -> list[Path]:
     return list(found)
 
 
-def split_of(file: JetFile) -> SplitName:
+def split_of(path: Path) -> SplitName:
     """The split that a file's name begins with. Raises DataError where it begins with none."""
     for name in SPLITS:
-        if file.path.name.startswith(name):
+        if path.name.startswith(name):
             return name
-    raise DataError(f"{file.path}: with dataset.split=file a file's name begins with train, val or test")
+    raise DataError(f"{path}: with dataset.split=file a file's name begins with train, val or test")
 
 
 def _refuse_one_class(root: Path, table: JetTable) -> None:
